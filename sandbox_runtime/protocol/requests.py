@@ -1,0 +1,154 @@
+"""What the runtime can be asked over its socket.
+
+HTTP/1.1 on a Unix socket; each request carries `Authorization: Bearer <token>`.
+
+    GET    /ping                              → Pong
+    PUT    /executions/{id}?after=N           body ExecutionRequest; starts it, or attaches to it;
+                                              → 200, application/x-ndjson: events from N+1 to the
+                                              end, and an empty line every HEARTBEAT_S
+           Coldframe-Boot-Id: <bootId>        optional; another boot answers 409 sandbox_restarted
+    POST   /executions/{id}/cancel            body CancelRequest → 204
+    POST   /executions/{id}/ack               body Acknowledgement → 204
+    GET    /executions                        → [ExecutionStatus]
+    DELETE /sessions/{name}                   → 204, also where there is none: ends its shell
+    DELETE /contexts/{id}                     → 204, also where there is none: ends its kernel
+    PUT    /archive?path=/workspace/source    body: a tar archive → 204; unpacked as the user
+
+A failed request answers with `errors.ErrorBody`. An execution's id is the caller's; starting is
+idempotent by it. An execution goes on when its reader leaves.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+MAX_COMMAND_BYTES = 1024 * 1024
+"""A command, a cell or an argument list, in UTF-8; the shell itself would take more."""
+
+MAX_STDIN_BYTES = 4 * 1024 * 1024
+
+MAX_OUTPUT_LIMIT_BYTES = 256 * 1024 * 1024
+"""The most that an execution's output cap can be raised to."""
+
+MAX_LINE_BYTES = 32 * 1024 * 1024
+"""One event on the wire. Output events stay far below; a picture may be large."""
+
+HEARTBEAT_S = 5.0
+
+BOOT_ID_HEADER = "Coldframe-Boot-Id"
+
+OutputLimit = Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT_LIMIT_BYTES)]
+TimeoutMs = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Encoding(StrEnum):
+    """How output bytes become text: decoded with U+FFFD for what is not UTF-8, or as they are."""
+
+    UTF8 = "utf-8"
+    BASE64 = "base64"
+
+
+class _Request(
+    msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True
+):
+    pass
+
+
+class Session(_Request, frozen=True):
+    """The session that a command runs in; its shell is started on first use.
+
+    `cwd` and `env` are the session's own, applied when its shell starts.
+    """
+
+    name: str = "default"
+    cwd: str = "/workspace"
+    env: dict[str, str] = {}
+
+
+class ExecRequest(_Request, frozen=True, tag="exec", tag_field="kind"):
+    """Run a shell command in a session, or (`argv`) a program directly, without a shell.
+
+    `cwd` and `env` hold for this call alone. `env` maps a name to None to unset it.
+    """
+
+    command: str | None = None
+    argv: list[str] | None = None
+    session: Session = Session()
+    cwd: str | None = None
+    env: dict[str, str | None] = {}
+    stdin: str | None = None
+    timeout_ms: TimeoutMs | None = None
+    output_limit_bytes: OutputLimit = 16 * 1024 * 1024
+    encoding: Encoding = Encoding.UTF8
+
+
+class CodeContext(_Request, frozen=True):
+    """The kernel that a cell runs in; it is started on first use."""
+
+    id: str
+    language: str = "python"
+    cwd: str = "/workspace"
+    env: dict[str, str] = {}
+
+
+class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):
+    """Run a cell in a code context."""
+
+    code: str
+    context: CodeContext
+    timeout_ms: TimeoutMs | None = None
+    output_limit_bytes: OutputLimit = 16 * 1024 * 1024
+
+
+class CheckoutRequest(_Request, frozen=True, tag="checkout", tag_field="kind"):
+    """Clone a git repository into `target_dir`, as the sandbox's user."""
+
+    repo_url: str
+    target_dir: str
+    ref: str | None = None
+    """A branch, a tag or a commit; None: the remote's default branch."""
+    depth: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    timeout_ms: TimeoutMs | None = None
+    output_limit_bytes: OutputLimit = 16 * 1024 * 1024
+
+
+ExecutionRequest = ExecRequest | CodeRequest | CheckoutRequest
+
+
+class CancelReason(StrEnum):
+    """Why an execution is ended early; it becomes the code of its `error` event."""
+
+    CANCELLED = "cancelled"
+    SANDBOX_REMOVED = "sandbox_removed"
+    SUPERSEDED = "superseded"
+
+
+class CancelRequest(_Request, frozen=True):
+    reason: CancelReason = CancelReason.CANCELLED
+
+
+class Acknowledgement(_Request, frozen=True):
+    """The caller has safely kept all events up to and with `n`."""
+
+    n: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Pong(msgspec.Struct, frozen=True, rename="camel"):
+    """The runtime's answer to a ping."""
+
+    boot_id: str
+    """Random at each start of the runtime."""
+    uptime_ms: int
+    executions: int
+    sessions: list[str]
+    contexts: list[str]
+
+
+class ExecutionStatus(msgspec.Struct, frozen=True, rename="camel"):
+    id: str
+    running: bool
+    last_n: int
+    acknowledged_n: int
