@@ -1,0 +1,54 @@
+"""Opens connections to Redis that neither hang nor hide what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.commands.core import Script
+from redis.retry import Retry
+
+from workers.contract.errors import StoreFull, StoreUnavailable
+from workers.contract.settings import StoreSettings
+
+RedisClient: TypeAlias = Any
+"""A `redis.Redis` that answers in bytes. redis-py's annotations name every answer of every mode
+(text, bytes, sync, async) and so say nothing; what an answer is, is checked where it is read."""
+
+
+def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
+    """A client with a bounded pool: a caller waits for a connection, and opens none beyond."""
+    pool = redis.BlockingConnectionPool.from_url(
+        settings.redis_url,
+        max_connections=max_connections,
+        timeout=settings.socket_timeout_s,
+        socket_timeout=settings.socket_timeout_s,
+        socket_connect_timeout=settings.connect_timeout_s,
+        socket_keepalive=True,
+        health_check_interval=0,
+        protocol=2,
+        # One retry: enough for a connection that was closed while it lay in the pool.
+        retry=Retry(ExponentialBackoff(base=0.01, cap=0.05), 1),
+    )
+    return redis.Redis(connection_pool=pool)
+
+
+def load_script(client: RedisClient, name: str) -> Script:
+    source = (files("workers.contract") / "scripts" / f"{name}.lua").read_text()
+    script: Script = client.register_script(source)
+    return script
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Translates redis-py's errors into ours."""
+    try:
+        yield
+    except redis.exceptions.OutOfMemoryError as error:
+        raise StoreFull("Redis is out of memory") from error
+    except redis.exceptions.RedisError as error:
+        raise StoreUnavailable(f"Redis: {error}") from error

@@ -1,0 +1,141 @@
+"""The platform's errors: one tree, each class one sentence and a stable code.
+
+Fault
+├── StoreUnavailable        Redis cannot be reached, or refuses
+├── StoreFull               Redis is near its memory limit
+├── QueueUnavailable        the job was kept, but its nudge could not be sent
+├── NoNode                  no node that is ready could take a sandbox
+├── SandboxNotFound
+├── SandboxExists           a sandbox of this name differs from what was asked
+├── SandboxNotRunning       the sandbox is in a state that does not take this
+├── SandboxFailed           the sandbox could not be made
+├── SessionNotFound / SessionExists
+├── ContextNotFound / ContextLanguageDiffers
+├── JobNotFound
+├── EventsExpired           the job's events are no longer kept
+├── LineFull                too many jobs wait in this session or context
+└── IdempotencyConflict     the key was used for another request
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class Fault(Exception):
+    """Base of what web and workers tell each other, and in the end a client, to be wrong."""
+
+    code: ClassVar[str] = "internal_error"
+    hint: ClassVar[str] = ""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class StoreUnavailable(Fault):
+    """Redis cannot be reached, or refuses to answer."""
+
+    code = "store_unavailable"
+    hint = "Redis is away. Accepted jobs are kept; send this request again in a moment."
+
+
+class StoreFull(Fault):
+    """Redis is so near its memory limit that nothing new is accepted."""
+
+    code = "store_full"
+    hint = "Wait for jobs to expire, or give Redis more memory."
+
+
+class QueueUnavailable(Fault):
+    """The broker does not take messages."""
+
+    code = "queue_unavailable"
+    hint = "The job is kept and will run; follow it by its id."
+
+
+class NoNode(Fault):
+    """No node is ready to take a sandbox."""
+
+    code = "no_node"
+    hint = "Start a worker, or look at GET /readyz for what is missing on it (Docker, image)."
+
+
+class SandboxNotFound(Fault):
+    """No sandbox of this owner has this name."""
+
+    code = "sandbox_not_found"
+    hint = "Create it with PUT /v1/sandboxes/{name}."
+
+
+class SandboxExists(Fault):
+    """A sandbox of this name exists and differs from what was asked."""
+
+    code = "sandbox_exists"
+    hint = "Remove it first, or ask for it as it is."
+
+
+class SandboxNotRunning(Fault):
+    """The sandbox is not in a state that takes this request."""
+
+    code = "sandbox_not_running"
+    hint = "Look at its state with GET /v1/sandboxes/{name}."
+
+
+class SandboxFailed(Fault):
+    """The sandbox could not be made."""
+
+    code = "sandbox_failed"
+    hint = "The worker's log has the reason; try again when it is mended."
+
+
+class SessionNotFound(Fault):
+    """The sandbox has no session of this name."""
+
+    code = "session_not_found"
+    hint = "Create it with POST /v1/sandboxes/{name}/sessions."
+
+
+class SessionExists(Fault):
+    """The sandbox already has a session of this name."""
+
+    code = "session_exists"
+
+
+class ContextNotFound(Fault):
+    """The sandbox has no code context of this id."""
+
+    code = "context_not_found"
+    hint = "Create it with POST /v1/sandboxes/{name}/contexts."
+
+
+class ContextLanguageDiffers(Fault):
+    """The context speaks another language than the one that was asked for."""
+
+    code = "context_language_differs"
+
+
+class JobNotFound(Fault):
+    """No job of this owner has this id, or it is no longer kept."""
+
+    code = "job_not_found"
+
+
+class EventsExpired(Fault):
+    """The job is known, but its events are no longer kept."""
+
+    code = "events_expired"
+
+
+class LineFull(Fault):
+    """Too many jobs wait in this session or context."""
+
+    code = "line_full"
+    hint = "Wait for some of them to end, or use another session."
+
+
+class IdempotencyConflict(Fault):
+    """The idempotency key was used before, for another request."""
+
+    code = "idempotency_conflict"
+    hint = "Use a new key for a new request."

@@ -1,0 +1,102 @@
+"""What a sandbox is and may become, with its sessions and code contexts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from workers.contract.jobs import JobError
+
+DEFAULT_SESSION = "default"
+WORKSPACE = "/workspace"
+DEFAULT_CONTEXT_PREFIX = "default-"
+"""`default-python` is the context of code that names no other."""
+
+LANGUAGES = {"python": "python", "python3": "python", "py": "python"}
+"""Names that a client may use, and the language that they stand for."""
+
+
+class SandboxState(StrEnum):
+    """Where a sandbox is in its life."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    REMOVING = "removing"
+    REMOVED = "removed"
+    FAILED = "failed"
+
+
+class Network(StrEnum):
+    """What a sandbox can reach. `none`: nothing. `egress`: outwards, by the node's own network."""
+
+    NONE = "none"
+    EGRESS = "egress"
+
+
+class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
+    pass
+
+
+class SandboxSpec(_Value, frozen=True):
+    """What was asked for; what is None is the node's default."""
+
+    image: str = "default"
+    network: Network = Network.NONE
+    env: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    cpus: float | None = None
+    memory_mb: int | None = None
+    pids: int | None = None
+
+
+class Sandbox(_Value, frozen=True):
+    """An isolated place for one user's work, pinned to its node for life."""
+
+    id: str
+    name: str
+    owner: str
+    spec: SandboxSpec
+    created_at: str
+    state: SandboxState = SandboxState.CREATING
+    node: str | None = None
+    """The node that made it; None until one has claimed it."""
+    boot_id: str | None = None
+    """Which start of its runtime is the current one."""
+    error: JobError | None = None
+    """Why it failed."""
+
+
+class SessionRecord(_Value, frozen=True):
+    """A persistent shell: its name and what it starts with."""
+
+    name: str
+    created_at: str
+    cwd: str = WORKSPACE
+    env: dict[str, str] = {}
+
+
+class ContextRecord(_Value, frozen=True):
+    """A code context: its language and what its kernel starts with."""
+
+    id: str
+    language: str
+    created_at: str
+    cwd: str = WORKSPACE
+    env_vars: dict[str, str] = {}
+
+
+class NodeRecord(_Value, frozen=True):
+    """What a node says of itself with each heartbeat."""
+
+    id: str
+    driver: str
+    ready: bool
+    """True where it can make sandboxes now."""
+    problem: str = ""
+    """Why it is not ready, for a person."""
+    sandboxes: int = 0
+    running_jobs: int = 0
+    job_limit: int = 0
+    heartbeat_at: str = ""
+    warnings: list[str] = []

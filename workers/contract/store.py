@@ -1,0 +1,652 @@
+"""The records of jobs, sandboxes and nodes in Redis.
+
+    cf:job:<id>                  hash    a job, its worker's epoch and lease, and `n:<execution>`
+    cf:job:<id>:archive          string  what was uploaded for a build, until it is unpacked
+    cf:line:<line>               list    ids of a line's jobs; the head is sent or running
+    cf:jobs:open                 zset    jobs that are not completed, by time of submission
+    cf:jobs:<owner>              zset    an owner's jobs, by time of submission
+    cf:idempotency:<owner>:<key> hash    job, digest
+    cf:sandbox:<id>              hash    a sandbox
+    cf:sandbox:<id>:jobs         set     its jobs that are not completed
+    cf:sandbox:<id>:sessions     hash    name → session, as JSON
+    cf:sandbox:<id>:contexts     hash    id → code context, as JSON
+    cf:sandbox:<id>:changed      channel its new state
+    cf:sandbox-names:<owner>     hash    name → id
+    cf:nodes                     set     ids of all nodes ever seen
+    cf:node:<id>                 string  the node's heartbeat, as JSON; gone when it stops
+    cf:node:<id>:sandboxes       set     sandboxes that it owns
+    cf:node:<id>:control         stream  what it is told; see `queue.py`
+    cf:leader                    string  the worker that looks after the open jobs of all
+
+Events and their keys are in `stream.py`. What changes several keys at once is in `scripts/`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from sandbox_runtime.protocol.events import Conclusion
+from workers.contract.connection import RedisClient, load_script, store_errors
+from workers.contract.errors import (
+    ContextNotFound,
+    IdempotencyConflict,
+    JobNotFound,
+    LineFull,
+    SandboxNotFound,
+    SandboxNotRunning,
+    SessionExists,
+    SessionNotFound,
+)
+from workers.contract.jobs import (
+    BuildSpec,
+    CodeSpec,
+    ExecSpec,
+    Job,
+    JobError,
+    JobKind,
+    Spec,
+    Status,
+    StepRecord,
+)
+from workers.contract.sandboxes import (
+    DEFAULT_SESSION,
+    ContextRecord,
+    NodeRecord,
+    Sandbox,
+    SandboxSpec,
+    SandboxState,
+    SessionRecord,
+)
+
+IDEMPOTENCY_KEY_LIFE_S = 24 * 3600
+MAX_LINE_JOBS = 10_000
+ARCHIVE_LIFE_S = 24 * 3600
+
+Fields = Mapping[bytes, bytes]
+
+
+class Submitted(NamedTuple):
+    """A job was accepted. `send_to` is the node whose queue it goes to now; None: it waits."""
+
+    job_id: str
+    repeated: bool
+    """The idempotency key had been used for this very request: `job_id` is the first one's."""
+    is_head: bool
+    node: str | None
+
+
+class Claim(NamedTuple):
+    """The right to run a job, for as long as the lease is renewed."""
+
+    job: Job
+    resumed: bool
+    """Another worker, or this one before it was restarted, had begun."""
+    sandbox: Sandbox | None
+    seat: SessionRecord | ContextRecord | None
+    """The session or code context, as it was created; None: the implicit one."""
+
+
+class Lease(NamedTuple):
+    held: bool
+    cancel: str | None
+
+
+class Cancelled(NamedTuple):
+    """Where a job was when its end was asked for."""
+
+    status: Status
+    node: str | None
+
+
+class OpenJob(NamedTuple):
+    """What the leader needs to know of a job that is not completed."""
+
+    id: str
+    kind: JobKind
+    status: Status
+    node: str | None
+    is_head: bool
+    nudged_ms: int
+    lease_until_ms: int
+
+
+class JobStore:
+    """Job records and lines. Events are `EventStream`'s."""
+
+    def __init__(self, client: RedisClient, *, retention_s: int) -> None:
+        self._client = client
+        self._retention_s = retention_s
+        self._submit = load_script(client, "submit")
+        self._claim = load_script(client, "claim")
+        self._renew = load_script(client, "renew")
+        self._cancel = load_script(client, "cancel")
+
+    def submit(
+        self,
+        job: Job,
+        *,
+        idempotency_key: str | None = None,
+        digest: str = "",
+        archive: bytes | None = None,
+    ) -> Submitted:
+        """Accepts a job, all of it or nothing.
+
+        Raises `SandboxNotRunning`, `LineFull`, `IdempotencyConflict`, `StoreUnavailable`,
+        `StoreFull`.
+        """
+        fields: list[str | bytes] = []
+        for name, value in _job_fields(job).items():
+            fields += (name, value)
+        keys = [
+            f"cf:job:{job.id}",
+            f"cf:line:{job.line}" if job.line else "",
+            "cf:jobs:open",
+            f"cf:jobs:{job.owner}",
+            f"cf:sandbox:{job.sandbox_id}" if job.sandbox_id else "",
+            f"cf:sandbox:{job.sandbox_id}:jobs" if job.sandbox_id else "",
+            f"cf:idempotency:{job.owner}:{idempotency_key}" if idempotency_key else "",
+        ]
+        with store_errors():
+            if archive is not None:
+                self._client.set(f"cf:job:{job.id}:archive", archive, ex=ARCHIVE_LIFE_S)
+            answer = self._submit(
+                keys,
+                [job.id, _now_ms(), MAX_LINE_JOBS, digest, IDEMPOTENCY_KEY_LIFE_S, *fields],
+            )
+        match answer[0]:
+            case b"accepted":
+                return Submitted(job.id, False, answer[1] == 1, answer[2].decode() or None)
+            case b"repeated":
+                return Submitted(answer[1].decode(), True, False, None)
+            case b"conflict":
+                raise IdempotencyConflict("This Idempotency-Key was used for another request.")
+            case b"full":
+                raise LineFull(f"{MAX_LINE_JOBS} jobs wait in this session already.")
+            case _:
+                state = answer[1].decode()
+                raise SandboxNotRunning(f"The sandbox {job.sandbox} is {state}.")
+
+    def get(self, job_id: str) -> Job:
+        """Raises `JobNotFound`."""
+        with store_errors():
+            fields = self._client.hgetall(f"cf:job:{job_id}")
+        if b"id" not in fields:
+            raise JobNotFound(f"No job {job_id}.")
+        return _job(fields)
+
+    def list_of(self, owner: str, *, before_ms: int | None, limit: int) -> list[tuple[Job, int]]:
+        """The owner's newest jobs, newest first, each with its place (ms) to go on before."""
+        newest = "+inf" if before_ms is None else f"({before_ms}"
+        with store_errors():
+            entries = self._client.zrevrangebyscore(
+                f"cf:jobs:{owner}", newest, "-inf", start=0, num=limit, withscores=True
+            )
+            pipeline = self._client.pipeline(transaction=False)
+            for job_id, _ in entries:
+                pipeline.hgetall(f"cf:job:{job_id.decode()}")
+            records = pipeline.execute()
+        return [
+            (_job(fields), int(score))
+            for (_, score), fields in zip(entries, records, strict=True)
+            if b"id" in fields
+        ]
+
+    def archive(self, job_id: str) -> bytes | None:
+        with store_errors():
+            archive: bytes | None = self._client.get(f"cf:job:{job_id}:archive")
+        return archive
+
+    def drop_archive(self, job_id: str) -> None:
+        with store_errors():
+            self._client.delete(f"cf:job:{job_id}:archive")
+
+    def claim(self, job_id: str, *, node: str, epoch: str, now: str, lease_ms: int) -> Claim | None:
+        """None where the job is somebody else's, has ended, or is not due."""
+        with store_errors():
+            line = self._client.hget(f"cf:job:{job_id}", "line")
+            keys = [f"cf:job:{job_id}", f"cf:line:{line.decode() if line else job_id}"]
+            answer = self._claim(keys, [node, epoch, _now_ms(), lease_ms, now, job_id])
+        if answer[0] != b"claimed":
+            return None
+        fields = _pairs(answer[1])
+        job = _job(fields)
+        sandbox_fields = _pairs(answer[2])
+        sandbox = _sandbox(sandbox_fields) if b"id" in sandbox_fields else None
+        return Claim(job, job.fence > 1, sandbox, _seat(job.kind, answer[3]))
+
+    def renew(self, job_id: str, fence: int, lease_ms: int) -> Lease:
+        with store_errors():
+            answer = self._renew([f"cf:job:{job_id}"], [fence, _now_ms() + lease_ms])
+        if answer[0] != b"held":
+            return Lease(False, None)
+        return Lease(True, answer[1].decode() or None)
+
+    def set_cancel(self, job_id: str, why: str) -> Cancelled:
+        """Writes down that the job is to end. Raises `JobNotFound`."""
+        with store_errors():
+            status, node = self._cancel([f"cf:job:{job_id}"], [why])
+        if not status:
+            raise JobNotFound(f"No job {job_id}.")
+        return Cancelled(Status(status.decode()), node.decode() or None)
+
+    def last_n(self, job_id: str, execution: str) -> int:
+        """The number of the last event that the stream has of an execution; 0 for none."""
+        with store_errors():
+            return int(self._client.hget(f"cf:job:{job_id}", f"n:{execution}") or 0)
+
+    def set_sandbox(self, job_id: str, sandbox_id: str) -> None:
+        """Notes the sandbox that a build got, so that who takes over finds it."""
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.hset(f"cf:job:{job_id}", "build_sandbox_id", sandbox_id)
+            pipeline.sadd(f"cf:sandbox:{sandbox_id}:jobs", job_id)
+            pipeline.execute()
+
+    def build_sandbox(self, job_id: str) -> str | None:
+        with store_errors():
+            found = self._client.hget(f"cf:job:{job_id}", "build_sandbox_id")
+        return found.decode() if found else None
+
+    def running_on(self, node: str) -> list[str]:
+        """Ids of the jobs that this node had begun and not ended."""
+        return [
+            job.id for job in self.open_jobs() if job.status is Status.RUNNING and job.node == node
+        ]
+
+    def open_jobs(self, limit: int = 10_000) -> list[OpenJob]:
+        """The oldest jobs that are not completed."""
+        names = ("kind", "status", "node", "sandbox_id", "line", "nudged_ms", "lease_until_ms")
+        with store_errors():
+            ids = [raw.decode() for raw in self._client.zrange("cf:jobs:open", 0, limit - 1)]
+            pipeline = self._client.pipeline(transaction=False)
+            for job_id in ids:
+                pipeline.hmget(f"cf:job:{job_id}", names)
+            records = pipeline.execute()
+            found = [
+                (job_id, dict(zip(names, record, strict=True)))
+                for job_id, record in zip(ids, records, strict=True)
+                if record[0] is not None and record[1] is not None
+            ]
+            gone = set(ids) - {job_id for job_id, _ in found}
+            if gone:
+                self._client.zrem("cf:jobs:open", *gone)
+            pipeline = self._client.pipeline(transaction=False)
+            for job_id, record in found:
+                line = record["line"]
+                pipeline.lindex(f"cf:line:{line.decode() if line else job_id}", 0)
+                sandbox_id = record["sandbox_id"]
+                pipeline.hget(f"cf:sandbox:{sandbox_id.decode() if sandbox_id else ''}", "node")
+            extra = pipeline.execute()
+        jobs = []
+        for (job_id, record), head, node in zip(found, extra[::2], extra[1::2], strict=True):
+            own_node = record["node"] or node
+            jobs.append(
+                OpenJob(
+                    id=job_id,
+                    kind=JobKind(record["kind"].decode()),
+                    status=Status(record["status"].decode()),
+                    node=own_node.decode() if own_node else None,
+                    is_head=head is None or head.decode() == job_id,
+                    nudged_ms=int(record["nudged_ms"] or 0),
+                    lease_until_ms=int(record["lease_until_ms"] or 0),
+                )
+            )
+        return jobs
+
+    def note_nudge(self, job_ids: Iterable[str]) -> None:
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.hset(f"cf:job:{job_id}", "nudged_ms", _now_ms())
+            pipeline.execute()
+
+    def prune(self, owners: Iterable[str]) -> int:
+        """Forgets, in the owners' lists, jobs whose records have expired; how many."""
+        oldest_ms = _now_ms() - self._retention_s * 1000
+        dropped = 0
+        with store_errors():
+            for owner in owners:
+                key = f"cf:jobs:{owner}"
+                for raw in self._client.zrangebyscore(key, "-inf", oldest_ms, start=0, num=10_000):
+                    if not self._client.exists(f"cf:job:{raw.decode()}"):
+                        dropped += int(self._client.zrem(key, raw))
+        return dropped
+
+    def owners(self) -> list[str]:
+        with store_errors():
+            keys = self._client.scan_iter("cf:jobs:*", count=1000)
+            names = {key.decode().removeprefix("cf:jobs:") for key in keys}
+        return sorted(names - {"open"})
+
+
+class SandboxStore:
+    """Sandbox records, by id and by their owner's names."""
+
+    def __init__(self, client: RedisClient, *, retention_s: int) -> None:
+        self._client = client
+        self._retention_s = retention_s
+        self._create = load_script(client, "create_sandbox")
+        self._move = load_script(client, "move_sandbox")
+
+    def find_or_create(self, sandbox: Sandbox) -> tuple[Sandbox, bool]:
+        """The owner's sandbox of this name, and whether it is the new one."""
+        fields: list[str | bytes] = []
+        for name, value in _sandbox_fields(sandbox).items():
+            fields += (name, value)
+        keys = [f"cf:sandbox-names:{sandbox.owner}", f"cf:sandbox:{sandbox.id}"]
+        with store_errors():
+            answer = self._create(keys, [sandbox.name, sandbox.id, *fields])
+        if answer[0] == b"created":
+            return sandbox, True
+        return self.get(answer[1].decode()), False
+
+    def get(self, sandbox_id: str) -> Sandbox:
+        """Raises `SandboxNotFound`."""
+        with store_errors():
+            fields = self._client.hgetall(f"cf:sandbox:{sandbox_id}")
+        if b"id" not in fields:
+            raise SandboxNotFound(f"No sandbox {sandbox_id}.")
+        return _sandbox(fields)
+
+    def by_name(self, owner: str, name: str) -> Sandbox:
+        """Raises `SandboxNotFound`."""
+        with store_errors():
+            sandbox_id = self._client.hget(f"cf:sandbox-names:{owner}", name)
+        if sandbox_id is None:
+            raise SandboxNotFound(f"No sandbox is named {name!r}.")
+        try:
+            return self.get(sandbox_id.decode())
+        except SandboxNotFound as error:
+            raise SandboxNotFound(f"No sandbox is named {name!r}.") from error
+
+    def list_of(self, owner: str) -> list[Sandbox]:
+        """All sandboxes of the owner that are not removed, by name."""
+        with store_errors():
+            names = self._client.hgetall(f"cf:sandbox-names:{owner}")
+            pipeline = self._client.pipeline(transaction=False)
+            for sandbox_id in names.values():
+                pipeline.hgetall(f"cf:sandbox:{sandbox_id.decode()}")
+            records = pipeline.execute()
+        found = [_sandbox(fields) for fields in records if b"id" in fields]
+        return sorted(found, key=lambda sandbox: sandbox.name)
+
+    def move(
+        self,
+        sandbox: Sandbox,
+        *,
+        to: SandboxState,
+        since: Iterable[SandboxState],
+        node: str | None = None,
+        boot_id: str | None = None,
+        error: JobError | None = None,
+    ) -> bool:
+        """Sets the state where the present one is in `since`; False where it is not."""
+        fields: list[str] = ["moved_ms", str(_now_ms())]
+        if node is not None:
+            fields += ("node", node)
+        if boot_id is not None:
+            fields += ("boot_id", boot_id)
+        if error is not None:
+            fields += ("error", msgspec.json.encode(error).decode())
+        keys = [f"cf:sandbox:{sandbox.id}", f"cf:sandbox-names:{sandbox.owner}"]
+        states = " ".join(state.value for state in since)
+        with store_errors():
+            answer = self._move(
+                keys,
+                [
+                    changed_channel(sandbox.id),
+                    states,
+                    to.value,
+                    sandbox.id,
+                    sandbox.name,
+                    self._retention_s,
+                    *fields,
+                ],
+            )
+            if answer[0] == b"moved" and to in (SandboxState.REMOVED, SandboxState.FAILED):
+                self._forget_parts(sandbox, node)
+        return bool(answer[0] == b"moved")
+
+    def claim_for_node(self, sandbox_id: str, node: str) -> Sandbox | None:
+        """Makes a new sandbox this node's own; None where another has it, or it is not wanted."""
+        with store_errors():
+            if not self._client.hsetnx(f"cf:sandbox:{sandbox_id}", "node", node):
+                return None
+            self._client.sadd(f"cf:node:{node}:sandboxes", sandbox_id)
+        try:
+            sandbox = self.get(sandbox_id)
+        except SandboxNotFound:
+            with store_errors():
+                self._client.delete(f"cf:sandbox:{sandbox_id}")
+            return None
+        return sandbox if sandbox.state is SandboxState.CREATING else None
+
+    def restore(self, sandbox: Sandbox) -> None:
+        """Writes a record that Redis has lost, from what its node knows of it."""
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.hset(f"cf:sandbox:{sandbox.id}", mapping=_sandbox_fields(sandbox))
+            pipeline.hset(f"cf:sandbox-names:{sandbox.owner}", sandbox.name, sandbox.id)
+            pipeline.sadd(f"cf:node:{sandbox.node}:sandboxes", sandbox.id)
+            pipeline.execute()
+
+    def open_jobs(self, sandbox_id: str) -> list[str]:
+        with store_errors():
+            return [raw.decode() for raw in self._client.smembers(f"cf:sandbox:{sandbox_id}:jobs")]
+
+    def add_session(self, sandbox_id: str, session: SessionRecord) -> None:
+        """Raises `SessionExists`."""
+        key = f"cf:sandbox:{sandbox_id}:sessions"
+        with store_errors():
+            added = self._client.hsetnx(key, session.name, msgspec.json.encode(session))
+        if not added or session.name == DEFAULT_SESSION:
+            raise SessionExists(f"The session {session.name!r} exists.")
+
+    def sessions(self, sandbox_id: str) -> list[SessionRecord]:
+        with store_errors():
+            records = self._client.hvals(f"cf:sandbox:{sandbox_id}:sessions")
+        return [msgspec.json.decode(record, type=SessionRecord) for record in records]
+
+    def check_session(self, sandbox_id: str, name: str) -> None:
+        """Raises `SessionNotFound`."""
+        if name == DEFAULT_SESSION:
+            return
+        with store_errors():
+            if not self._client.hexists(f"cf:sandbox:{sandbox_id}:sessions", name):
+                raise SessionNotFound(f"The sandbox has no session {name!r}.")
+
+    def drop_session(self, sandbox_id: str, name: str) -> None:
+        """Raises `SessionNotFound`."""
+        with store_errors():
+            if not self._client.hdel(f"cf:sandbox:{sandbox_id}:sessions", name):
+                raise SessionNotFound(f"The sandbox has no session {name!r}.")
+
+    def add_context(self, sandbox_id: str, context: ContextRecord) -> None:
+        key = f"cf:sandbox:{sandbox_id}:contexts"
+        with store_errors():
+            self._client.hsetnx(key, context.id, msgspec.json.encode(context))
+
+    def contexts(self, sandbox_id: str) -> list[ContextRecord]:
+        with store_errors():
+            records = self._client.hvals(f"cf:sandbox:{sandbox_id}:contexts")
+        return [msgspec.json.decode(record, type=ContextRecord) for record in records]
+
+    def context(self, sandbox_id: str, context_id: str) -> ContextRecord:
+        """Raises `ContextNotFound`."""
+        with store_errors():
+            record = self._client.hget(f"cf:sandbox:{sandbox_id}:contexts", context_id)
+        if record is None:
+            raise ContextNotFound(f"The sandbox has no code context {context_id!r}.")
+        return msgspec.json.decode(record, type=ContextRecord)
+
+    def drop_context(self, sandbox_id: str, context_id: str) -> None:
+        """Raises `ContextNotFound`."""
+        with store_errors():
+            if not self._client.hdel(f"cf:sandbox:{sandbox_id}:contexts", context_id):
+                raise ContextNotFound(f"The sandbox has no code context {context_id!r}.")
+
+    def _forget_parts(self, sandbox: Sandbox, node: str | None) -> None:
+        pipeline = self._client.pipeline(transaction=True)
+        pipeline.delete(
+            f"cf:sandbox:{sandbox.id}:sessions",
+            f"cf:sandbox:{sandbox.id}:contexts",
+            f"cf:sandbox:{sandbox.id}:jobs",
+        )
+        owner_node = node or sandbox.node
+        if owner_node:
+            pipeline.srem(f"cf:node:{owner_node}:sandboxes", sandbox.id)
+        pipeline.execute()
+
+
+class NodeStore:
+    """Who is there: nodes tell it with a heartbeat that expires."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def beat(self, node: NodeRecord, life_s: float) -> None:
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.sadd("cf:nodes", node.id)
+            pipeline.set(f"cf:node:{node.id}", msgspec.json.encode(node), px=int(life_s * 1000))
+            pipeline.execute()
+
+    def leave(self, node_id: str) -> None:
+        with store_errors():
+            self._client.delete(f"cf:node:{node_id}")
+
+    def all(self) -> list[NodeRecord]:
+        """The nodes whose heartbeat has not expired."""
+        with store_errors():
+            ids = sorted(raw.decode() for raw in self._client.smembers("cf:nodes"))
+            if not ids:
+                return []
+            records = self._client.mget([f"cf:node:{node_id}" for node_id in ids])
+        return [msgspec.json.decode(record, type=NodeRecord) for record in records if record]
+
+    def sandboxes_of(self, node_id: str) -> list[str]:
+        with store_errors():
+            return [raw.decode() for raw in self._client.smembers(f"cf:node:{node_id}:sandboxes")]
+
+    def lead(self, who: str, life_s: float) -> bool:
+        """Whether `who` leads now; a leader keeps the lead by asking again in time."""
+        with store_errors():
+            if self._client.set("cf:leader", who, nx=True, px=int(life_s * 1000)):
+                return True
+            if self._client.get("cf:leader") != who.encode():
+                return False
+            return bool(self._client.pexpire("cf:leader", int(life_s * 1000)))
+
+
+def changed_channel(sandbox_id: str) -> str:
+    return f"cf:sandbox:{sandbox_id}:changed"
+
+
+class _SeatKind(StrEnum):
+    SESSIONS = "sessions"
+    CONTEXTS = "contexts"
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def _job_fields(job: Job) -> dict[str, str | bytes]:
+    fields: dict[str, str | bytes] = {
+        "id": job.id,
+        "kind": job.kind.value,
+        "owner": job.owner,
+        "spec": msgspec.json.encode(job.spec),
+        "created_at": job.created_at,
+        "sandbox_id": job.sandbox_id or "",
+        "sandbox": job.sandbox or "",
+        "line": job.line or "",
+        "steps": msgspec.json.encode(job.steps),
+    }
+    match job.spec:
+        case ExecSpec(session=session):
+            fields |= {"seat_kind": _SeatKind.SESSIONS, "seat": session}
+        case CodeSpec(context=context):
+            fields |= {"seat_kind": _SeatKind.CONTEXTS, "seat": context}
+        case BuildSpec():
+            pass
+    return fields
+
+
+def _job(fields: Fields) -> Job:
+    def text(name: bytes) -> str | None:
+        return fields[name].decode() if fields.get(name) else None
+
+    conclusion, exit_code, error = text(b"conclusion"), text(b"exit_code"), fields.get(b"error")
+    return Job(
+        id=fields[b"id"].decode(),
+        kind=JobKind(fields[b"kind"].decode()),
+        owner=fields[b"owner"].decode(),
+        spec=msgspec.json.decode(fields[b"spec"], type=Spec),
+        created_at=fields[b"created_at"].decode(),
+        status=Status(fields[b"status"].decode()),
+        sandbox_id=text(b"sandbox_id"),
+        sandbox=text(b"sandbox"),
+        line=text(b"line"),
+        attempt=int(fields[b"attempt"]),
+        fence=int(fields[b"fence"]),
+        node=text(b"node"),
+        conclusion=Conclusion(conclusion) if conclusion else None,
+        exit_code=int(exit_code) if exit_code else None,
+        error=msgspec.json.decode(error, type=JobError) if error else None,
+        steps=msgspec.json.decode(fields[b"steps"], type=list[StepRecord]),
+        cancel=text(b"cancel"),
+        started_at=text(b"started_at"),
+        completed_at=text(b"completed_at"),
+    )
+
+
+def _sandbox_fields(sandbox: Sandbox) -> dict[str, str | bytes]:
+    fields: dict[str, str | bytes] = {
+        "id": sandbox.id,
+        "name": sandbox.name,
+        "owner": sandbox.owner,
+        "spec": msgspec.json.encode(sandbox.spec),
+        "created_at": sandbox.created_at,
+        "state": sandbox.state.value,
+    }
+    if sandbox.node is not None:
+        fields["node"] = sandbox.node
+    if sandbox.boot_id is not None:
+        fields["boot_id"] = sandbox.boot_id
+    return fields
+
+
+def _sandbox(fields: Fields) -> Sandbox:
+    def text(name: bytes) -> str | None:
+        return fields[name].decode() if fields.get(name) else None
+
+    error = fields.get(b"error")
+    return Sandbox(
+        id=fields[b"id"].decode(),
+        name=fields[b"name"].decode(),
+        owner=fields[b"owner"].decode(),
+        spec=msgspec.json.decode(fields[b"spec"], type=SandboxSpec),
+        created_at=fields[b"created_at"].decode(),
+        state=SandboxState(fields[b"state"].decode()),
+        node=text(b"node"),
+        boot_id=text(b"boot_id"),
+        error=msgspec.json.decode(error, type=JobError) if error else None,
+    )
+
+
+def _seat(kind: JobKind, record: bytes) -> SessionRecord | ContextRecord | None:
+    if not record:
+        return None
+    if kind is JobKind.CODE:
+        return msgspec.json.decode(record, type=ContextRecord)
+    return msgspec.json.decode(record, type=SessionRecord)

@@ -1,0 +1,425 @@
+"""The event stream of a job: appended to by workers, read and followed by the web.
+
+The stream is the truth, pub/sub the wake-up.
+
+    cf:job:<id>:events   stream    id `<attempt>-<seq>`, field t the event's type, e its JSON
+    cf:events:<id>       channel   `<attempt>-<seq> <type> <JSON>` of each event as it is added
+
+redis-py drops published messages in silence on a reconnect and for a slow reader. So a follower
+reads the stream whenever it is not sure: at first, on a hole in the numbers, after a reconnect,
+after its queue ran over, and at each heartbeat.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+import redis
+import structlog
+
+from sandbox_runtime.protocol.events import Complete, Error, conclusion_of
+from workers.contract.connection import RedisClient, load_script, store_errors
+from workers.contract.errors import EventsExpired, JobNotFound
+from workers.contract.events import (
+    BEFORE_ALL,
+    EventId,
+    JobEvent,
+    PublishedEvent,
+    encode_event,
+    type_of,
+)
+from workers.contract.jobs import JobError, JobKind, StepRecord
+
+PAGE_EVENTS = 200
+"""Events read from the stream at a time; an event holds up to 64 KiB of output."""
+
+QUEUE_LIMIT_BYTES = 1024 * 1024
+"""What a follower that lags may have waiting; past it the stream is read again."""
+
+HUB_POLL_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    """What became of an append."""
+
+    OK = "ok"
+    MISSING = "missing"
+    """The record is gone."""
+    COMPLETED = "completed"
+    """The job had ended: nothing more is written, ever."""
+    FENCED = "fenced"
+    """Somebody else holds the job now."""
+    MOVED = "moved"
+    """The job is not in the status that was expected."""
+    HOLE = "hole"
+    """Redis lacks events before these: it forgot them. `last_n` is the last that it has."""
+
+
+class NextJob(NamedTuple):
+    """The job that a completed one lets go, to be sent to its node."""
+
+    id: str
+    kind: JobKind
+
+
+class Appended(NamedTuple):
+    outcome: Outcome
+    last_n: int = 0
+    next_job: NextJob | None = None
+
+
+class Writer(NamedTuple):
+    """Who appends: the holder of a claim."""
+
+    job_id: str
+    line: str | None
+    sandbox_id: str | None
+    fence: int | None
+    """None closes a job that nobody holds, taking the right to write from whoever did."""
+
+
+class NumberedEvent(NamedTuple):
+    """An event with its place in the execution that it belongs to, counted from 1."""
+
+    n: int
+    event: JobEvent
+
+
+class EventStream:
+    """Appends to and reads the streams. Safe to share between threads."""
+
+    def __init__(self, client: RedisClient, *, retention_s: int, now: Callable[[], str]) -> None:
+        self._client = client
+        self._retention_s = retention_s
+        self._now = now
+        self._append = load_script(client, "append")
+
+    def append(
+        self,
+        writer: Writer,
+        execution: str,
+        events: Sequence[NumberedEvent],
+        *,
+        steps: Sequence[StepRecord] | None = None,
+        expect: str = "",
+    ) -> Appended:
+        """Adds what the stream does not have yet; a terminal event completes the job.
+
+        Calling it again with the same events adds nothing. Raises `StoreUnavailable`.
+        """
+        ending = ("", "", "", "")
+        last = events[-1].event if events else None
+        if isinstance(last, Complete | Error):
+            ending = (*_ending_fields(last), self._now())
+        arguments: list[str | bytes | int] = [
+            "" if writer.fence is None else writer.fence,
+            expect,
+            execution,
+            channel_of(writer.job_id),
+            self._retention_s,
+            writer.job_id,
+            "" if steps is None else msgspec.json.encode(steps),
+            *ending,
+        ]
+        for n, event in events:
+            arguments += (n, type_of(event), encode_event(writer.job_id, event))
+        keys = [
+            f"cf:job:{writer.job_id}",
+            events_key(writer.job_id),
+            "cf:jobs:open",
+            f"cf:line:{writer.line or writer.job_id}",
+            f"cf:sandbox:{writer.sandbox_id}:jobs",
+        ]
+        with store_errors():
+            answer = self._append(keys, arguments)
+        return _appended(answer)
+
+    def read(
+        self, job_id: str, after: EventId = BEFORE_ALL, limit: int = PAGE_EVENTS
+    ) -> list[PublishedEvent]:
+        """Up to `limit` events that follow `after`, oldest first."""
+        with store_errors():
+            entries = self._client.xrange(events_key(job_id), f"({after}", "+", count=limit)
+        return [
+            PublishedEvent(_id(entry_id), fields[b"t"].decode(), fields[b"e"])
+            for entry_id, fields in entries
+        ]
+
+    def last_id(self, job_id: str) -> EventId:
+        """The id of the newest event; `BEFORE_ALL` where there is none."""
+        with store_errors():
+            entries = self._client.xrevrange(events_key(job_id), count=1)
+        return _id(entries[0][0]) if entries else BEFORE_ALL
+
+    def is_completed(self, job_id: str) -> bool:
+        """Raises `JobNotFound`."""
+        with store_errors():
+            status = self._client.hget(f"cf:job:{job_id}", "status")
+        if status is None:
+            raise JobNotFound(f"No job {job_id}.")
+        return bytes(status) == b"completed"
+
+
+class Subscription:
+    """One reader's share of what is published: a bounded queue, filled by the hub."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.confirmed = threading.Event()
+        self._ready = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._missed = False
+
+    def put(self, message: bytes) -> None:
+        with self._ready:
+            if self._waiting_bytes + len(message) > QUEUE_LIMIT_BYTES:
+                self._forget()
+            else:
+                self._waiting.append(message)
+                self._waiting_bytes += len(message)
+            self._ready.notify()
+
+    def miss(self) -> None:
+        """Something may have been published that this reader was not given."""
+        with self._ready:
+            self._forget()
+            self._ready.notify()
+
+    def take(self, timeout_s: float) -> list[bytes] | None:
+        """What came in; empty after `timeout_s`; None where something was missed."""
+        with self._ready:
+            if not self._waiting and not self._missed:
+                self._ready.wait(timeout_s)
+            if self._missed:
+                self._missed = False
+                return None
+            messages = list(self._waiting)
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            return messages
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._waiting_bytes = 0
+        self._missed = True
+
+
+class Hub:
+    """One pub/sub connection for all readers of a process. `start` it before subscribing."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._subscriptions: dict[str, set[Subscription]] = {}
+        self._pubsub: redis.client.PubSub | None = None
+        self._wake = threading.Event()
+        self._stopped = False
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="hub", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wake.set()
+
+    @property
+    def reader_count(self) -> int:
+        return sum(len(readers) for readers in self._subscriptions.values())
+
+    def subscribe(self, channel: str) -> Subscription:
+        """Returns at once; `confirmed` is set when Redis has said that the subscription stands."""
+        subscription = Subscription(channel)
+        with self._lock:
+            readers = self._subscriptions.setdefault(channel, set())
+            first = not readers
+            readers.add(subscription)
+            if first:
+                self._send("SUBSCRIBE", channel)
+            elif any(reader.confirmed.is_set() for reader in readers):
+                subscription.confirmed.set()
+        self._wake.set()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        with self._lock:
+            readers = self._subscriptions.get(subscription.channel, set())
+            readers.discard(subscription)
+            if not readers:
+                self._subscriptions.pop(subscription.channel, None)
+                self._send("UNSUBSCRIBE", subscription.channel)
+
+    def _send(self, command: str, channel: str) -> None:
+        if self._pubsub is None:
+            return  # `_connect` subscribes to all that is asked for.
+        try:
+            if command == "SUBSCRIBE":
+                self._pubsub.subscribe(channel)
+            else:
+                self._pubsub.unsubscribe(channel)  # type: ignore[no-untyped-call]
+        except redis.exceptions.RedisError:
+            pass  # The reading thread meets the same error and connects anew.
+
+    def _run(self) -> None:
+        while not self._stopped:
+            if not self._subscriptions:
+                self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                self._connect()
+                self._listen()
+            except (redis.exceptions.RedisError, OSError) as error:
+                log.warning("pub/sub connection lost", error=str(error))
+                self._disconnect()
+                time.sleep(0.2)
+
+    def _connect(self) -> None:
+        if self._pubsub is not None:
+            return
+        pubsub = _NoSilentReconnect(self._client.connection_pool, ignore_subscribe_messages=False)
+        with self._lock:
+            channels = list(self._subscriptions)
+            if channels:
+                pubsub.subscribe(*channels)
+            self._pubsub = pubsub
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            if self._pubsub is not None:
+                self._pubsub.close()
+                self._pubsub = None
+            for readers in self._subscriptions.values():
+                for reader in readers:
+                    reader.miss()
+
+    def _listen(self) -> None:
+        pubsub = self._pubsub
+        assert pubsub is not None
+        while self._subscriptions and not self._stopped:
+            message = pubsub.get_message(timeout=HUB_POLL_S)
+            if message is None:
+                continue
+            readers = self._subscriptions.get(message["channel"].decode(), ())
+            if message["type"] == "message":
+                for reader in tuple(readers):
+                    reader.put(message["data"])
+            elif message["type"] == "subscribe":
+                for reader in tuple(readers):
+                    reader.confirmed.set()
+
+
+class _NoSilentReconnect(redis.client.PubSub):
+    """redis-py's PubSub, except that a lost connection is an error, not a gap."""
+
+    def _reconnect(self, conn: object, *_: object) -> None:
+        raise redis.exceptions.ConnectionError("the pub/sub connection was lost")
+
+
+def follow(
+    stream: EventStream,
+    subscription: Subscription,
+    job_id: str,
+    *,
+    after: EventId = BEFORE_ALL,
+    heartbeat_s: float,
+    confirm_s: float = 1.0,
+) -> Iterator[PublishedEvent | None]:
+    """A job's events after `after`, each once, in order, to the terminal one and with it.
+
+    Yields None after each `heartbeat_s` without an event. Raises `EventsExpired` where the job has
+    ended and its events are no longer kept, `JobNotFound`, `StoreUnavailable`.
+    """
+    # Subscribe before the first read: what comes between is announced.
+    subscription.confirmed.wait(confirm_s)
+    last = after
+    read_again = True
+    while True:
+        if read_again:
+            page = stream.read(job_id, last)
+            for event in page:
+                last = event.id
+                yield event
+                if event.is_terminal:
+                    return
+            read_again = len(page) == PAGE_EVENTS
+            if not page and last == after and stream.is_completed(job_id):
+                # The end came between the two looks, or the stream is gone.
+                if not stream.read(job_id, last, 1):
+                    raise EventsExpired(f"The events of job {job_id} are no longer kept.")
+                read_again = True
+            if read_again:
+                continue
+        messages = subscription.take(heartbeat_s)
+        if not messages:
+            read_again = True
+            if messages is not None:
+                yield None
+            continue
+        for message in messages:
+            event = _published(message)
+            if event.id <= last:
+                continue
+            if not _follows(event.id, last):
+                read_again = True
+                break
+            last = event.id
+            yield event
+            if event.is_terminal:
+                return
+
+
+def channel_of(job_id: str) -> str:
+    return f"cf:events:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    return f"cf:job:{job_id}:events"
+
+
+def _follows(event_id: EventId, last: EventId) -> bool:
+    if last == BEFORE_ALL:
+        return event_id == EventId(1, 1)
+    return event_id.attempt == last.attempt and event_id.seq == last.seq + 1
+
+
+def _published(message: bytes) -> PublishedEvent:
+    event_id, kind, json = message.split(b" ", 2)
+    return PublishedEvent(_id(event_id), kind.decode(), json)
+
+
+def _id(raw: bytes) -> EventId:
+    attempt, seq = raw.split(b"-")
+    return EventId(int(attempt), int(seq))
+
+
+def _ending_fields(event: Complete | Error) -> tuple[str, str, str]:
+    """Conclusion, exit code and error of the record, as the script takes them."""
+    conclusion = conclusion_of(event).value
+    if isinstance(event, Error):
+        error = JobError(code=event.code, message=event.error, hint=event.hint)
+        return conclusion, "", msgspec.json.encode(error).decode()
+    return conclusion, "" if event.exit_code is None else str(event.exit_code), ""
+
+
+def _appended(answer: list[bytes | int]) -> Appended:
+    outcome = Outcome(_text(answer[0]))
+    if outcome is Outcome.HOLE:
+        return Appended(outcome, int(answer[1]))
+    if outcome is not Outcome.OK:
+        return Appended(outcome)
+    next_id = _text(answer[4])
+    next_job = NextJob(next_id, JobKind(_text(answer[5]))) if next_id else None
+    return Appended(outcome, int(answer[3]), next_job)
+
+
+def _text(value: bytes | int) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
