@@ -1,0 +1,91 @@
+"""Collects what the sandbox image is made from."""
+
+import hashlib
+import io
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from container.errors import BuildInputsInvalid
+
+REPOSITORY = "coldframe/sandbox"
+TAG_LENGTH = 12  # hex digits: 48 bits, and `docker images` stays readable
+RUNTIME = "sandbox_runtime"
+DOCKERFILE = "Dockerfile"
+CA_BUNDLE = "ca-bundle.crt"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildContext:
+    """The files sent to the engine, by their path in the context: just what is hashed."""
+
+    files: Mapping[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over paths and contents, whatever the files' order, times and modes; in hex."""
+        digest = hashlib.sha256()
+        for path, content in sorted(self.files.items()):
+            # Lengths go in too: no two different sets of files may read as the same bytes.
+            digest.update(f"{len(path)} {len(content)} {path}\n".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+    @property
+    def tag(self) -> str:
+        return f"{REPOSITORY}:{self.digest[:TAG_LENGTH]}"
+
+    @property
+    def base_image(self) -> str:
+        return base_image(self.files[DOCKERFILE].decode())
+
+    def as_tar(self) -> bytes:
+        """The same bytes for the same files: root's, world-readable, of no particular time."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for path, content in sorted(self.files.items()):
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                member.mode = 0o644
+                tar.addfile(member, io.BytesIO(content))
+        return archive.getvalue()
+
+
+def collect_context(*, image_dir: Path, runtime_dir: Path, ca_pem: bytes) -> BuildContext:
+    """All of `image_dir`, the runtime's files (no tests, nothing compiled) and the CA bundle."""
+    files = {path.name: path.read_bytes() for path in image_dir.iterdir() if path.is_file()}
+    for path in _runtime_files(runtime_dir):
+        files[f"{RUNTIME}/{path}"] = (runtime_dir / path).read_bytes()
+    files[CA_BUNDLE] = ca_pem
+    return BuildContext(files)
+
+
+def base_image(dockerfile: str) -> str:
+    """What the Dockerfile's first FROM names."""
+    found = re.search(r"^FROM\s+(\S+)", dockerfile, re.MULTILINE)
+    if found is None:
+        raise BuildInputsInvalid(
+            "The Dockerfile has no FROM.", hint="Restore container/sandbox/Dockerfile."
+        )
+    return found.group(1)
+
+
+def _runtime_files(runtime_dir: Path) -> Iterator[PurePosixPath]:
+    if not (runtime_dir / "__main__.py").is_file():
+        raise BuildInputsInvalid(
+            f"{runtime_dir} holds no runtime: there is no __main__.py.",
+            hint="Run this from a complete checkout of Coldframe.",
+        )
+    for path in runtime_dir.rglob("*"):
+        relative = path.relative_to(runtime_dir)
+        if path.is_file() and not _is_left_out(relative):
+            yield PurePosixPath(relative)
+
+
+def _is_left_out(path: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.parts)
+    compiled = "__pycache__" in path.parts or path.suffix == ".pyc"
+    test = "tests" in path.parts or path.name.startswith("test_") or path.name == "conftest.py"
+    return hidden or compiled or test
