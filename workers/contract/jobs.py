@@ -112,6 +112,8 @@ class StepRecord(_Value, frozen=True):
     conclusion: Conclusion | None = None
     exit_code: int | None = None
     duration_ms: int | None = None
+    commit: str | None = None
+    """Of the checkout: the commit that is checked out."""
 
 
 class JobError(_Value, frozen=True):

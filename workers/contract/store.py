@@ -1,6 +1,6 @@
 """The records of jobs, sandboxes and nodes in Redis.
 
-    cf:job:<id>                  hash    a job, its worker's epoch and lease, and `n:<execution>`
+    cf:job:<id>                  hash    a job, its lease, and `n:<execution>`
     cf:job:<id>:archive          string  what was uploaded for a build, until it is unpacked
     cf:line:<line>               list    ids of a line's jobs; the head is sent or running
     cf:jobs:open                 zset    jobs that are not completed, by time of submission
@@ -205,12 +205,15 @@ class JobStore:
         with store_errors():
             self._client.delete(f"cf:job:{job_id}:archive")
 
-    def claim(self, job_id: str, *, node: str, epoch: str, now: str, lease_ms: int) -> Claim | None:
-        """None where the job is somebody else's, has ended, or is not due."""
+    def claim(self, job_id: str, *, node: str, now: str, lease_ms: int) -> Claim | None:
+        """None where the job is another node's, has ended, or is not due.
+
+        The caller must not hold the job: a running one of its node it takes over.
+        """
         with store_errors():
             line = self._client.hget(f"cf:job:{job_id}", "line")
             keys = [f"cf:job:{job_id}", f"cf:line:{line.decode() if line else job_id}"]
-            answer = self._claim(keys, [node, epoch, _now_ms(), lease_ms, now, job_id])
+            answer = self._claim(keys, [node, _now_ms() + lease_ms, now, job_id])
         if answer[0] != b"claimed":
             return None
         fields = _pairs(answer[1])
@@ -413,18 +416,17 @@ class SandboxStore:
         return bool(answer[0] == b"moved")
 
     def claim_for_node(self, sandbox_id: str, node: str) -> Sandbox | None:
-        """Makes a new sandbox this node's own; None where another has it, or it is not wanted."""
+        """Makes a new sandbox this node's own; None where another node has it."""
         with store_errors():
             if not self._client.hsetnx(f"cf:sandbox:{sandbox_id}", "node", node):
                 return None
             self._client.sadd(f"cf:node:{node}:sandboxes", sandbox_id)
         try:
-            sandbox = self.get(sandbox_id)
+            return self.get(sandbox_id)
         except SandboxNotFound:
             with store_errors():
                 self._client.delete(f"cf:sandbox:{sandbox_id}")
             return None
-        return sandbox if sandbox.state is SandboxState.CREATING else None
 
     def restore(self, sandbox: Sandbox) -> None:
         """Writes a record that Redis has lost, from what its node knows of it."""

@@ -1,0 +1,229 @@
+"""Makes sandboxes as Docker containers: the product's driver, and the only caller of Docker."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import docker.errors
+import requests
+from docker.types import LogConfig, Mount, Ulimit
+
+from workers.contract.sandboxes import Network, Sandbox
+from workers.drivers.cgroups import SandboxCgroups, find_cgroup2
+from workers.drivers.driver import (
+    CreateFailed,
+    DriverUnavailable,
+    RuntimeEnvironment,
+    limits_of,
+)
+from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
+from workers.settings import SandboxDefaults
+
+ENGINE_TIMEOUT_S = 30
+CHECK_TIMEOUT_S = 2
+API_VERSION = "1.41"
+"""Docker Engine 20.10 and later."""
+REMOVE_DEADLINE_S = 30.0
+EGRESS_NETWORK = "coldframe-egress"
+RUNTIME_COMMAND = ["/opt/coldframe/venv/bin/python", "-I", "-B", "-m", "sandbox_runtime"]
+CA_BUNDLE_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
+CGROUP_MOUNT = "/cg"
+
+CAPABILITIES = ["SETUID", "SETGID", "KILL", "CHOWN"]
+"""The runtime's. User code has none."""
+
+TMPFS = {
+    # Docker adds noexec unless exec is said.
+    "/tmp": "rw,nosuid,nodev,exec,size=64m,nr_inodes=16384,mode=1777",
+    # Commands and their standard input on their way to a shell.
+    "/run": "rw,nosuid,nodev,noexec,size=32m,nr_inodes=16384,mode=755",
+}
+
+
+class DockerDriver:
+    """Talks to the engine that the environment names (`DOCKER_HOST`), or the local one."""
+
+    name = "docker"
+    user_id = USER_ID
+
+    def __init__(
+        self, *, node_id: str, state_dir: Path, defaults: SandboxDefaults, ca_bundle: Path | None
+    ) -> None:
+        self._node_id = node_id
+        self._state_dir = state_dir
+        self._defaults = defaults
+        self._ca_bundle = ca_bundle
+        # Two nodes on one machine, or two checkouts, must not take each other's for orphans.
+        self._owner = hashlib.sha256(f"{state_dir}\0{node_id}".encode()).hexdigest()[:16]
+        self._runtime = RuntimeEnvironment(
+            user_id=USER_ID,
+            group_id=USER_ID,
+            python="/usr/bin/python3",
+            user_env="/etc/coldframe/user-env",
+        )
+        mount = find_cgroup2()
+        self._cgroups = SandboxCgroups(mount, node_id) if mount else None
+        self._docker = docker.DockerClient.from_env(timeout=ENGINE_TIMEOUT_S, version=API_VERSION)
+        self._probe = docker.DockerClient.from_env(timeout=CHECK_TIMEOUT_S, version=API_VERSION)
+
+    def check(self) -> list[str]:
+        with _engine_errors():
+            self._probe.ping()
+        self._image("default")
+        if self._cgroups is None:
+            return [
+                "cgroup v2 cannot be written: what a job leaves behind in a session of its own "
+                "(setsid) ends with its sandbox, not with the job"
+            ]
+        return []
+
+    def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
+        cpus, memory_bytes, pids = limits_of(sandbox, self._defaults)
+        mounts = [_bind(directory.run, RUN_MOUNT)]
+        mounts += [_bind(directory.volume / name, at) for name, at in VOLUME_MOUNTS.items()]
+        if self._ca_bundle:
+            mounts.append(_bind(self._ca_bundle.resolve(), CA_BUNDLE_MOUNT, read_only=True))
+        if self._cgroups:
+            group = self._cgroups.create(
+                sandbox.id, cpus=cpus, memory_bytes=memory_bytes, pids=pids
+            )
+            mounts.append(_bind(group, CGROUP_MOUNT))
+        try:
+            with _engine_errors():
+                container = self._docker.containers.create(
+                    self._image(sandbox.spec.image),
+                    RUNTIME_COMMAND,
+                    entrypoint=[],
+                    name=_container_name(sandbox.id),
+                    hostname="sandbox",
+                    user="0:0",
+                    working_dir="/",
+                    init=True,
+                    cap_drop=["ALL"],
+                    cap_add=CAPABILITIES,
+                    security_opt=["no-new-privileges:true"],
+                    ipc_mode="private",
+                    shm_size="64m",
+                    network=self._network(sandbox.spec.network),
+                    read_only=True,
+                    tmpfs=TMPFS,
+                    mounts=mounts,
+                    mem_limit=memory_bytes,
+                    memswap_limit=memory_bytes,
+                    nano_cpus=int(cpus * 1e9),
+                    pids_limit=pids,
+                    ulimits=[
+                        Ulimit(name="nofile", soft=4096, hard=4096),
+                        Ulimit(name="core", soft=0, hard=0),
+                    ],
+                    log_config=LogConfig(type="none"),
+                    healthcheck={"test": ["NONE"]},
+                    labels={
+                        "coldframe.owner": self._owner,
+                        "coldframe.node": self._node_id,
+                        "coldframe.sandbox": sandbox.id,
+                    },
+                    environment=self._runtime.variables(CGROUP_MOUNT if self._cgroups else ""),
+                )
+                container.start()
+        except Exception:
+            self.remove(sandbox.id)
+            raise
+
+    def is_alive(self, sandbox_id: str) -> bool:
+        with _engine_errors():
+            try:
+                container = self._docker.containers.get(_container_name(sandbox_id))
+            except docker.errors.NotFound:
+                return False
+            return bool(container.status in ("running", "paused"))
+
+    def remove(self, sandbox_id: str) -> None:
+        if self._cgroups:
+            self._cgroups.remove(sandbox_id)
+        deadline = time.monotonic() + REMOVE_DEADLINE_S
+        while True:
+            try:
+                with _engine_errors():
+                    self._docker.api.remove_container(
+                        _container_name(sandbox_id), force=True, v=True
+                    )
+            except _Gone:
+                return
+            except CreateFailed:
+                # 409: another caller is removing it; it is done when it is gone.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def sandboxes(self) -> set[str]:
+        with _engine_errors():
+            containers = self._docker.api.containers(
+                all=True, filters={"label": f"coldframe.owner={self._owner}"}
+            )
+        return {container["Labels"]["coldframe.sandbox"] for container in containers}
+
+    def leave(self) -> None:
+        """Removes what all sandboxes of the node shared."""
+        if self._cgroups:
+            self._cgroups.leave()
+
+    def _image(self, name: str) -> str:
+        """The image's id, pinned when it was built; never a tag that can move."""
+        try:
+            images = tomllib.loads((self._state_dir / "images.toml").read_text())["images"]
+        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+            raise DriverUnavailable("no sandbox image was built here yet (make up)") from error
+        if name not in images:
+            raise CreateFailed(f"no image is named {name!r}; there are {', '.join(images)}")
+        return str(images[name])
+
+    def _network(self, network: Network) -> str:
+        if network is Network.NONE:
+            return "none"
+        if not self._docker.networks.list(names=[EGRESS_NETWORK]):
+            try:
+                self._docker.networks.create(
+                    EGRESS_NETWORK,
+                    driver="bridge",
+                    check_duplicate=True,
+                    # Sandboxes do not reach each other.
+                    options={"com.docker.network.bridge.enable_icc": "false"},
+                )
+            except docker.errors.APIError as error:
+                if error.status_code != 409:  # Another thread was faster.
+                    raise
+        return EGRESS_NETWORK
+
+
+class _Gone(CreateFailed):
+    """The container is not there."""
+
+
+@contextmanager
+def _engine_errors() -> Iterator[None]:
+    """Translates what the SDK raises into the driver's errors."""
+    try:
+        yield
+    except docker.errors.NotFound as error:
+        raise _Gone(str(error.explanation or error)) from error
+    except docker.errors.APIError as error:
+        raise CreateFailed(f"the engine refused: {error.explanation or error}") from error
+    except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
+        raise DriverUnavailable("the Docker engine does not answer") from error
+
+
+def _bind(source: Path, target: str, *, read_only: bool = False) -> Mount:
+    return Mount(target=target, source=str(source), type="bind", read_only=read_only)
+
+
+def _container_name(sandbox_id: str) -> str:
+    return f"coldframe-{sandbox_id}"

@@ -1,0 +1,103 @@
+"""What a node needs of a driver, and how drivers fail.
+
+DriverFault
+├── DriverUnavailable   the engine does not answer, or lacks what sandboxes need
+└── CreateFailed        this one sandbox could not be started
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from workers.contract.sandboxes import Sandbox
+from workers.sandbox_directory import SandboxDirectory
+from workers.settings import SandboxDefaults
+
+
+class DriverFault(Exception):
+    """Base of what drivers raise."""
+
+    code: ClassVar[str] = "driver_fault"
+    hint: ClassVar[str] = ""
+
+
+class DriverUnavailable(DriverFault):
+    """The engine does not answer, or lacks what sandboxes need."""
+
+    code = "driver_unavailable"
+    hint = "Start the engine on the node (make engine), then try again."
+
+
+class CreateFailed(DriverFault):
+    """This one sandbox could not be started."""
+
+    code = "sandbox_failed"
+    hint = "The worker's log has the reason."
+
+
+class Driver(Protocol):
+    """Makes sandboxes and removes them; knows nothing of jobs. Its methods may take seconds."""
+
+    name: str
+    user_id: int
+    """Owner of a sandbox's volume."""
+
+    def check(self) -> list[str]:
+        """What an operator should know, one warning each. Raises `DriverUnavailable`."""
+
+    def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
+        """Starts the runtime of a sandbox whose directory is prepared. Raises `DriverFault`.
+
+        It need not answer yet when this returns. Where it raises, nothing is left.
+        """
+
+    def is_alive(self, sandbox_id: str) -> bool:
+        """Raises `DriverUnavailable` where that cannot be known now."""
+
+    def remove(self, sandbox_id: str) -> None:
+        """Ends all that runs in a sandbox and removes what `create` made; fine where it is gone."""
+
+    def sandboxes(self) -> set[str]:
+        """Ids of all sandboxes that exist on this node. Raises `DriverUnavailable`."""
+
+    def leave(self) -> None:
+        """Removes what the node's sandboxes shared, once there are none."""
+
+
+class RuntimeEnvironment:
+    """The runtime's settings, which are the same for every driver."""
+
+    def __init__(self, *, user_id: int, group_id: int, python: str, user_env: str) -> None:
+        self._user_id = user_id
+        self._group_id = group_id
+        self._python = python
+        self._user_env = user_env
+
+    def variables(self, cgroup: str) -> dict[str, str]:
+        return {
+            "COLDFRAME_RUNTIME_SOCKET": "/run/coldframe/runtime.sock",
+            "COLDFRAME_RUNTIME_TOKEN_FILE": "/run/coldframe/token",
+            "COLDFRAME_RUNTIME_UID": str(self._user_id),
+            "COLDFRAME_RUNTIME_GID": str(self._group_id),
+            "COLDFRAME_RUNTIME_HOME": "/home/sandbox",
+            "COLDFRAME_RUNTIME_USER_ENV": self._user_env,
+            "COLDFRAME_RUNTIME_CGROUP": cgroup,
+            "COLDFRAME_RUNTIME_SCRATCH": "/run/coldframe-scratch",
+            "COLDFRAME_RUNTIME_WORKSPACE": "/workspace",
+            "COLDFRAME_RUNTIME_PYTHON": self._python,
+        }
+
+
+def limits_of(sandbox: Sandbox, defaults: SandboxDefaults) -> tuple[float, int, int]:
+    """CPUs, bytes of memory and number of processes of a sandbox."""
+    spec = sandbox.spec
+    return (
+        spec.cpus or defaults.cpus,
+        (spec.memory_mb or defaults.memory_mb) * 1024 * 1024,
+        spec.pids or defaults.pids,
+    )
+
+
+def sandboxes_root(state_dir: Path) -> Path:
+    return state_dir / "sandboxes"

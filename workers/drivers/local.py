@@ -1,0 +1,208 @@
+"""Makes sandboxes under bubblewrap, for trusted code on a machine without Docker.
+
+The same runtime, in namespaces of its own, on the machine's own programs. It limits neither memory
+nor processes, and what runs in it shares the machine's kernel and user ids: it is not the product's
+isolation, and every start says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from workers.contract.sandboxes import Network, Sandbox
+from workers.drivers.cgroups import SandboxCgroups, find_cgroup2
+from workers.drivers.driver import (
+    CreateFailed,
+    DriverUnavailable,
+    RuntimeEnvironment,
+    sandboxes_root,
+)
+from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
+
+WARNING = (
+    "driver local: sandboxes run under bubblewrap on this machine's own programs. "
+    "Run only code that you trust."
+)
+CGROUP_MOUNT = "/cg"
+PID_FILE = "bubblewrap.json"
+START_TIMEOUT_S = 10
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN")
+SYSTEM_DIRECTORIES = ("/usr", "/etc", "/opt")
+SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
+
+USER_ENV = """HOME=/home/sandbox
+USER=sandbox
+LOGNAME=sandbox
+SHELL=/bin/bash
+PATH={python_bin}:/home/sandbox/.local/bin:/usr/local/bin:/usr/bin:/bin
+LANG=C.UTF-8
+TMPDIR=/var/tmp
+NPM_CONFIG_PREFIX=/home/sandbox/.local
+"""
+
+
+class LocalDriver:
+    """One bubblewrap process for each sandbox, detached from the worker."""
+
+    name = "local"
+
+    def __init__(
+        self, *, node_id: str, state_dir: Path, python: Path | None, ca_bundle: Path | None
+    ) -> None:
+        self._root = sandboxes_root(state_dir)
+        self._is_root = os.geteuid() == 0
+        self.user_id = USER_ID if self._is_root else os.getuid()
+        self._group_id = USER_ID if self._is_root else os.getgid()
+        self._python = python or Path(sys.executable)
+        self._ca_bundle = ca_bundle
+        mount = find_cgroup2() if self._is_root else None
+        self._cgroups = SandboxCgroups(mount, node_id) if mount else None
+        self._runtime = RuntimeEnvironment(
+            user_id=self.user_id,
+            group_id=self._group_id,
+            python=str(self._python),
+            user_env=f"{RUN_MOUNT}/user-env",
+        )
+
+    def check(self) -> list[str]:
+        if shutil.which("bwrap") is None:
+            raise DriverUnavailable("bubblewrap is not installed (apt-get install bubblewrap)")
+        return [WARNING]
+
+    def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
+        python_bin = self._python.parent
+        (directory.run / "user-env").write_text(USER_ENV.format(python_bin=python_bin))
+        (directory.run / "passwd").write_text(
+            "root:x:0:0:root:/root:/bin/sh\n"
+            f"sandbox:x:{self.user_id}:{self._group_id}::/home/sandbox:/bin/bash\n"
+        )
+        (directory.run / "passwd").chmod(0o644)
+        arguments = self._arguments(sandbox, directory)
+        reading, writing = os.pipe()
+        try:
+            with (directory.path / "bubblewrap.log").open("wb") as output:
+                subprocess.Popen(
+                    [*arguments, "--info-fd", str(writing), *_runtime_command()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=(writing,),
+                    start_new_session=True,
+                    env={},
+                )
+        except OSError as error:
+            os.close(reading)
+            raise CreateFailed(f"bubblewrap does not start: {error}") from error
+        finally:
+            os.close(writing)
+        with os.fdopen(reading, "rb") as info:
+            answer = info.read()
+        try:
+            pid = int(json.loads(answer)["child-pid"])
+        except (ValueError, KeyError) as error:
+            said = (directory.path / "bubblewrap.log").read_text(errors="replace")[-500:]
+            raise CreateFailed(f"bubblewrap failed: {said.strip()}") from error
+        saved = {"pid": pid, "started": _start_time(pid)}
+        (directory.path / PID_FILE).write_text(json.dumps(saved))
+
+    def is_alive(self, sandbox_id: str) -> bool:
+        return self._pid(sandbox_id) is not None
+
+    def remove(self, sandbox_id: str) -> None:
+        # The first process of the PID namespace takes all others with it.
+        if pid := self._pid(sandbox_id):
+            os.kill(pid, signal.SIGKILL)
+        if self._cgroups:
+            self._cgroups.remove(sandbox_id)
+
+    def sandboxes(self) -> set[str]:
+        if not self._root.is_dir():
+            return set()
+        return {path.name for path in self._root.iterdir() if self.is_alive(path.name)}
+
+    def leave(self) -> None:
+        if self._cgroups:
+            self._cgroups.leave()
+
+    def _arguments(self, sandbox: Sandbox, directory: SandboxDirectory) -> list[str]:
+        arguments = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
+        arguments += ["--hostname", "sandbox", "--proc", "/proc", "--dev", "/dev"]
+        if sandbox.spec.network is Network.NONE:
+            arguments.append("--unshare-net")
+        for path in SYSTEM_DIRECTORIES:
+            arguments += ["--ro-bind-try", path, path]
+        for path in SYSTEM_LINKS:
+            if Path(path).is_symlink():
+                arguments += ["--symlink", str(Path(path).readlink()), path]
+            else:
+                arguments += ["--ro-bind-try", path, path]
+        for program in _program_directories(self._python):
+            arguments += ["--ro-bind", str(program), str(program)]
+        arguments += ["--ro-bind", str(directory.run / "passwd"), "/etc/passwd"]
+        arguments += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/var"]
+        # Their first component lies outside what was bound, so bubblewrap makes the mount points.
+        arguments += ["--bind", str(directory.run), RUN_MOUNT]
+        for name, at in VOLUME_MOUNTS.items():
+            arguments += ["--bind", str(directory.volume / name), at]
+        cgroup = ""
+        if self._cgroups:
+            group = self._cgroups.create(sandbox.id, cpus=1024, memory_bytes=1 << 50, pids=1 << 20)
+            arguments += ["--bind", str(group), CGROUP_MOUNT]
+            cgroup = CGROUP_MOUNT
+        if self._is_root:
+            arguments += ["--cap-drop", "ALL"]
+            for capability in CAPABILITIES:
+                arguments += ["--cap-add", capability]
+        arguments += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
+        for name, value in self._runtime.variables(cgroup).items():
+            arguments += ["--setenv", name, value]
+        return [*arguments, "--setenv", "PYTHONPATH", "", "--chdir", "/"]
+
+    def _pid(self, sandbox_id: str) -> int | None:
+        """None where the sandbox's first process has ended, even if its pid lives again."""
+        try:
+            saved = json.loads((self._root / sandbox_id / PID_FILE).read_text())
+            if _start_time(saved["pid"]) == saved["started"]:
+                return int(saved["pid"])
+        except (OSError, ValueError, KeyError):
+            pass
+        return None
+
+
+def _runtime_command() -> list[str]:
+    repository = Path(__file__).parents[2]
+    start = (
+        "import sys, runpy; "
+        f"sys.path.insert(0, {str(repository)!r}); "
+        "runpy.run_module('sandbox_runtime', run_name='__main__', alter_sys=True)"
+    )
+    return [sys.executable, "-I", "-B", "-c", start]
+
+
+def _program_directories(user_python: Path) -> list[Path]:
+    """What Python needs to be seen at its own path: environments, their base, our packages."""
+    repository = Path(__file__).parents[2]
+    base = Path(user_python.resolve()).parents[1]
+    wanted = [
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+        user_python.parent.parent,
+        base,
+        repository / "sandbox_runtime",
+    ]
+    return [
+        path
+        for path in dict.fromkeys(wanted)
+        if not any(path.is_relative_to(system) for system in SYSTEM_DIRECTORIES)
+    ]
+
+
+def _start_time(pid: int) -> str:
+    """The kernel's start time of a process: with the pid it names a process for good."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

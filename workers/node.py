@@ -1,0 +1,242 @@
+"""One node at work: what it is made of, in the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from celery import Celery
+
+from sandbox_runtime.protocol.requests import CancelReason
+from workers.clock import timestamp
+from workers.contract.connection import connect
+from workers.contract.errors import Fault, StoreUnavailable
+from workers.contract.jobs import new_id
+from workers.contract.queue import ControlChannel, JobQueue
+from workers.contract.sandboxes import NodeRecord
+from workers.contract.store import JobStore, NodeStore, SandboxStore
+from workers.contract.stream import EventStream
+from workers.control import Control
+from workers.drivers.docker import DockerDriver
+from workers.drivers.driver import Driver, DriverUnavailable, sandboxes_root
+from workers.drivers.local import LocalDriver
+from workers.held import HeldJobs
+from workers.lifecycle import Sandboxes
+from workers.publisher import Publisher
+from workers.recovery import Recovery
+from workers.run_build import BuildRunner
+from workers.runner import Runner
+from workers.settings import Settings
+
+LOCK_PATIENCE_S = 15.0
+REAP_ROUND_S = 10.0
+RECOVER_ROUND_S = 5.0
+CHECK_ROUND_S = 2.0
+SPARE_CONNECTIONS = 16
+
+log = structlog.get_logger(__name__)
+
+
+class NodeTaken(Exception):
+    """Another worker already serves this node."""
+
+
+class Node:
+    """The composition root of a worker. Nothing starts before `start`."""
+
+    def __init__(self, settings: Settings, app: Celery) -> None:
+        self._settings = settings
+        client = connect(settings.store, max_connections=settings.job_limit + SPARE_CONNECTIONS)
+        retention_s = settings.store.retention_s
+        self._client = client
+        self._jobs = JobStore(client, retention_s=retention_s)
+        self._records = SandboxStore(client, retention_s=retention_s)
+        self._nodes = NodeStore(client)
+        self._driver = make_driver(settings)
+        self._held = HeldJobs()
+        stream = EventStream(client, retention_s=retention_s, now=timestamp)
+        queue = JobQueue(app)
+        channel = ControlChannel(client)
+        self.sandboxes = Sandboxes(
+            node_id=settings.node_id,
+            root=sandboxes_root(settings.state_dir),
+            driver=self._driver,
+            records=self._records,
+            nodes=self._nodes,
+            jobs=self._jobs,
+            stream=stream,
+            held=self._held,
+        )
+        self._publisher = Publisher(
+            jobs=self._jobs,
+            stream=stream,
+            queue=queue,
+            node_id=settings.node_id,
+            settle_s=settings.settle_s,
+        )
+        builds = BuildRunner(
+            jobs=self._jobs,
+            publisher=self._publisher,
+            sandboxes=self.sandboxes,
+            default_network=settings.defaults.build_network,
+        )
+        self.runner = Runner(
+            node_id=settings.node_id,
+            lease_s=settings.lease_s,
+            jobs=self._jobs,
+            held=self._held,
+            sandboxes=self.sandboxes,
+            publisher=self._publisher,
+            builds=builds,
+        )
+        self._control = Control(
+            node_id=settings.node_id,
+            channel=channel,
+            held=self._held,
+            sandboxes=self.sandboxes,
+            records=self._records,
+        )
+        self._recovery = Recovery(jobs=self._jobs, queue=queue, channel=channel)
+        self._epoch = new_id()
+        self._problem = "starting"
+        self._warnings: list[str] = []
+        self._adopted = False
+        self._stopped = threading.Event()
+        self._lock_file: int | None = None
+
+    def start(self) -> None:
+        """Takes the node, then starts its threads. Raises `NodeTaken`."""
+        self._lock_file = take_node_lock(self._settings.state_dir)
+        self._check_driver()
+        for name, body in (
+            ("control", self._control.run),
+            ("settle", self._publisher.run_settling),
+            ("heartbeat", self._every(self._settings.heartbeat_s, self._beat)),
+            ("check", self._every(CHECK_ROUND_S, self._check_driver)),
+            ("lease", self._every(self._settings.renew_s, self._renew)),
+            ("reaper", self._every(REAP_ROUND_S, self._reap)),
+            ("recovery", self._every(RECOVER_ROUND_S, self._recover)),
+        ):
+            threading.Thread(target=body, name=name, daemon=True).start()
+        log.info("node started", node=self._settings.node_id, driver=self._driver.name)
+
+    def stop(self) -> None:
+        """Lets all jobs go, for the next worker to resume; sandboxes stay."""
+        self._stopped.set()
+        self._control.stop()
+        self._publisher.stop()
+        self._held.release_all()
+        try:
+            self._nodes.leave(self._settings.node_id)
+        except StoreUnavailable:
+            pass  # The heartbeat expires by itself.
+        log.info("node stopped", node=self._settings.node_id)
+
+    def _every(self, pause_s: float, act: Callable[[], None]) -> Callable[[], None]:
+        def body() -> None:
+            while True:
+                try:
+                    act()
+                except (Fault, DriverUnavailable) as fault:
+                    log.warning("node waits", doing=act.__name__, reason=str(fault))
+                except Exception:
+                    log.exception("node thread failed", doing=act.__name__)
+                if self._stopped.wait(pause_s):
+                    return
+
+        return body
+
+    def _check_driver(self) -> None:
+        try:
+            self._warnings = self._driver.check()
+            if not self._adopted:
+                self.sandboxes.adopt()
+                self._recovery.resume_own(self._settings.node_id)
+                self._adopted = True
+            self._problem = ""
+        except DriverUnavailable as fault:
+            self._problem = str(fault)
+        except Fault as fault:
+            self._problem = fault.message
+
+    def _beat(self) -> None:
+        self._nodes.beat(
+            NodeRecord(
+                id=self._settings.node_id,
+                driver=self._driver.name,
+                ready=not self._problem,
+                problem=self._problem,
+                sandboxes=len(self.sandboxes),
+                running_jobs=len(self._held),
+                job_limit=self._settings.job_limit,
+                heartbeat_at=timestamp(),
+                warnings=self._warnings,
+            ),
+            life_s=self._settings.heartbeat_s * 5,
+        )
+
+    def _renew(self) -> None:
+        lease_ms = int(self._settings.lease_s * 1000)
+        for held in self._held.all():
+            lease = self._jobs.renew(held.job.id, held.job.fence, lease_ms)
+            if not lease.held:
+                held.release()
+            elif lease.cancel and held.cancelled is None:
+                # The control message was lost; the record was not.
+                held.cancel(CancelReason.CANCELLED)
+
+    def _reap(self) -> None:
+        if self._adopted and not self._problem:
+            self.sandboxes.look_after()
+
+    def _recover(self) -> None:
+        if self._nodes.lead(self._epoch, life_s=RECOVER_ROUND_S * 3):
+            self._recovery.send_lost()
+
+    def remove_all_sandboxes(self) -> int:
+        """Removes every sandbox of this node, for good; how many. The node must not be running."""
+        self._lock_file = take_node_lock(self._settings.state_dir)
+        self.sandboxes.adopt()
+        sandboxes = self.sandboxes.all()
+        for sandbox in sandboxes:
+            self.sandboxes.remove(sandbox)
+        self._driver.leave()
+        return len(sandboxes)
+
+
+def make_driver(settings: Settings) -> Driver:
+    if settings.driver == "local":
+        return LocalDriver(
+            node_id=settings.node_id,
+            state_dir=settings.state_dir,
+            python=settings.local_python,
+            ca_bundle=settings.ca_bundle,
+        )
+    return DockerDriver(
+        node_id=settings.node_id,
+        state_dir=settings.state_dir,
+        defaults=settings.defaults,
+        ca_bundle=settings.ca_bundle,
+    )
+
+
+def take_node_lock(state_dir: Path) -> int:
+    """One worker for a node: the lock falls with its process. Raises `NodeTaken`."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state_dir / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise NodeTaken(f"another worker serves the node in {state_dir}") from error
+            time.sleep(0.1)
+        else:
+            return descriptor

@@ -1,0 +1,70 @@
+"""Keeps a message that cannot be read from ending the worker: it is put aside, once.
+
+Celery's consumer ends with "Unrecoverable error" on a body that is not what it expects (`[]`), and
+kombu's transport on a list entry that is not JSON; the message goes back and ends the next worker
+too. What fails here is logged and kept in the list `cf:dead-letters`, newest first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+import structlog
+from celery.worker.consumer import Consumer
+from kombu.transport import redis as kombu_redis
+
+DEAD_LETTERS_KEY = "cf:dead-letters"
+MAX_DEAD_LETTERS = 1000
+MAX_LETTER_BYTES = 64 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class GuardedConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer, in which no message can raise."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def guarded(message: Any) -> None:
+            try:
+                handle(message)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the worker
+                put_aside(message.channel.client, _letter(message), error)
+                if not message.acknowledged:
+                    message.ack()
+
+        return guarded
+
+
+class GuardedChannel(kombu_redis.Channel):
+    """kombu's channel, in which an entry that is not a message is no message."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            # The entry is gone from the list; what it was, the error tells.
+            put_aside(self.client, repr(error).encode(), error)
+            raise Empty from error
+
+
+class GuardedTransport(kombu_redis.Transport):
+    Channel = GuardedChannel
+
+
+def put_aside(client: Any, letter: bytes, error: Exception) -> None:
+    log.error("poisoned message put aside", error=f"{type(error).__name__}: {error}")
+    pipeline = client.pipeline()
+    pipeline.lpush(DEAD_LETTERS_KEY, letter[:MAX_LETTER_BYTES])
+    pipeline.ltrim(DEAD_LETTERS_KEY, 0, MAX_DEAD_LETTERS - 1)
+    pipeline.execute()
+
+
+def _letter(message: Any) -> bytes:
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+    headers = json.dumps(message.headers, default=str).encode()
+    return headers + b"\n" + body

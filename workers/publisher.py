@@ -1,0 +1,271 @@
+"""Carries an execution's events from a runtime into its job's stream, each once, come what may.
+
+Told to go on from where Redis is, always: after a broken connection, a restarted worker, or a
+Redis that forgot its last second. Nothing is acknowledged to the runtime before it has had
+`settle_s` to reach Redis' disk and is still there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+import structlog
+
+from sandbox_runtime.protocol.client import RuntimeClient
+from sandbox_runtime.protocol.errors import (
+    ExecutionForgotten,
+    RuntimeFault,
+    RuntimeUnreachable,
+    SandboxRestarted,
+)
+from sandbox_runtime.protocol.events import Complete, Error, Numbered, RuntimeEvent
+from sandbox_runtime.protocol.requests import ExecutionRequest
+from workers.clock import timestamp
+from workers.contract.errors import QueueUnavailable, StoreFull, StoreUnavailable
+from workers.contract.events import JobEvent
+from workers.contract.jobs import StepRecord
+from workers.contract.queue import JobQueue
+from workers.contract.store import JobStore
+from workers.contract.stream import Appended, EventStream, NumberedEvent, Outcome
+from workers.held import HeldJob
+
+STORE_PATIENCE_S = 3600.0
+"""How long an event waits for Redis; meanwhile the program waits too, its pipe being full."""
+
+RUNTIME_PATIENCE_S = 5.0
+"""How long a runtime may be out of reach before its sandbox counts as lost."""
+
+SETTLE_ROUND_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+Translate = Callable[[RuntimeEvent], JobEvent]
+
+
+class ClaimLost(Exception):
+    """The job is somebody else's now, or this worker stops: write nothing more, end nothing."""
+
+
+class Place(NamedTuple):
+    """Where an execution runs."""
+
+    client: RuntimeClient
+    boot_id: str | None
+
+
+class Settling(NamedTuple):
+    """What Redis has been told, and whether it kept it is yet to be seen."""
+
+    held: HeldJob
+    client: RuntimeClient
+    execution: str
+    n: int
+    appended_at: float
+    ended: bool
+
+
+class Publisher:
+    """Safe to share between the threads of a worker."""
+
+    def __init__(
+        self,
+        *,
+        jobs: JobStore,
+        stream: EventStream,
+        queue: JobQueue,
+        node_id: str,
+        settle_s: float,
+    ) -> None:
+        self._jobs = jobs
+        self._stream = stream
+        self._queue = queue
+        self._node_id = node_id
+        self._settle_s = settle_s
+        self._settling: deque[Settling] = deque()
+        self._stopped = threading.Event()
+
+    def publish(
+        self,
+        held: HeldJob,
+        place: Place,
+        execution: str,
+        request: ExecutionRequest,
+        *,
+        translate: Translate,
+        steps_at: Callable[[RuntimeEvent], Sequence[StepRecord] | None] = lambda _: None,
+        resumed: bool,
+    ) -> Complete | Error:
+        """Runs an execution, or resumes it, and returns the runtime's terminal event.
+
+        `translate` gives for each event of the runtime the one event of the job that stands for
+        it; `steps_at` the steps to note with it. What cannot be run ends in an `Error` of ours.
+        Raises `ClaimLost`.
+        """
+        unreachable_since: float | None = None
+        fresh = not resumed
+        while True:
+            self._check(held)
+            after = 0 if fresh else self._patiently(held, lambda: self._last_n(held, execution))
+            fresh = False
+            try:
+                with (
+                    place.client.execution(
+                        execution, request, boot_id=place.boot_id, after=after
+                    ) as reader,
+                    held.reading(place.client, execution, reader),
+                ):
+                    for batch in reader:
+                        unreachable_since = None
+                        # A cancel that came before the execution was known there.
+                        held.pass_on_cancel()
+                        if not self._keep(held, place, execution, batch, translate, steps_at):
+                            break
+                        last = batch[-1].event
+                        if isinstance(last, Complete | Error):
+                            return last
+                reason = "its stream ended early"
+            except SandboxRestarted as fault:
+                return _error(fault, "sandbox_restarted")
+            except ExecutionForgotten as fault:
+                return _error(fault, "output_lost")
+            except RuntimeUnreachable as fault:
+                reason = fault.message
+            except RuntimeFault as fault:
+                return _error(fault, fault.code)
+            if held.let_go:
+                raise ClaimLost
+            now = time.monotonic()
+            unreachable_since = unreachable_since or now
+            if now - unreachable_since > RUNTIME_PATIENCE_S:
+                log.warning("runtime out of reach", job_id=held.job.id, reason=reason)
+                return Error(
+                    timestamp=timestamp(),
+                    code="sandbox_lost",
+                    error="The sandbox ended, or its runtime does not answer.",
+                    hint="It may have been removed or killed. Create it anew and try again.",
+                )
+            time.sleep(0.05)
+
+    def append(
+        self,
+        held: HeldJob,
+        execution: str,
+        events: Sequence[NumberedEvent],
+        *,
+        steps: Sequence[StepRecord] | None = None,
+    ) -> Appended:
+        """Adds events, waiting for Redis where it is away. Raises `ClaimLost`."""
+        appended = self._patiently(
+            held, lambda: self._stream.append(held.writer, execution, events, steps=steps)
+        )
+        if appended.outcome in (Outcome.OK, Outcome.HOLE):
+            self.send_next(appended)
+            return appended
+        raise ClaimLost
+
+    def send_next(self, appended: Appended) -> None:
+        """Sends the job that a completed one let go; what fails here, the leader sends."""
+        if appended.next_job is not None:
+            try:
+                self._queue.nudge(appended.next_job.id, appended.next_job.kind, self._node_id)
+            except QueueUnavailable as fault:
+                log.warning("nudge not sent", job_id=appended.next_job.id, reason=fault.message)
+
+    def run_settling(self) -> None:
+        """The body of the thread that acknowledges what has settled."""
+        while not self._stopped.wait(SETTLE_ROUND_S):
+            try:
+                self._settle()
+            except StoreUnavailable:
+                pass  # What waits goes on waiting.
+            except Exception:
+                log.exception("settling failed")
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _keep(
+        self,
+        held: HeldJob,
+        place: Place,
+        execution: str,
+        batch: list[Numbered],
+        translate: Translate,
+        steps_at: Callable[[RuntimeEvent], Sequence[StepRecord] | None],
+    ) -> bool:
+        """False where Redis lacks what came before: read again from where it is."""
+        self._check(held)
+        events = [NumberedEvent(n, translate(event)) for n, event in _pairs(batch)]
+        steps = None
+        for numbered in batch:
+            steps = steps_at(numbered.event) or steps
+        appended = self.append(held, execution, events, steps=steps)
+        if appended.outcome is Outcome.HOLE:
+            log.warning("redis forgot events", job_id=held.job.id, last_n=appended.last_n)
+            return False
+        ended = isinstance(batch[-1].event, Complete | Error)
+        self._settling.append(
+            Settling(held, place.client, execution, batch[-1].n, time.monotonic(), ended)
+        )
+        return True
+
+    def _settle(self) -> None:
+        due: dict[tuple[str, str], Settling] = {}
+        limit = time.monotonic() - self._settle_s
+        while self._settling and self._settling[0].appended_at <= limit:
+            item = self._settling.popleft()
+            due[item.held.job.id, item.execution] = item
+        for item in due.values():
+            try:
+                self._settle_one(item)
+            except StoreUnavailable:
+                self._settling.append(item)
+                raise
+
+    def _settle_one(self, item: Settling) -> None:
+        kept_n = self._jobs.last_n(item.held.job.id, item.execution)
+        if kept_n < item.n and not item.held.let_go:
+            log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
+            if not item.ended:
+                item.held.read_again()
+                return
+            # Its thread has gone: a new claim resumes it and publishes what is missing.
+            self._queue.nudge(item.held.job.id, item.held.job.kind, self._node_id)
+            return
+        try:
+            item.client.acknowledge(item.execution, item.n)
+        except RuntimeFault as fault:
+            log.debug("not acknowledged", job_id=item.held.job.id, reason=fault.message)
+
+    def _last_n(self, held: HeldJob, execution: str) -> int:
+        return self._jobs.last_n(held.job.id, execution)
+
+    def _patiently(self, held: HeldJob, call: Callable[[], T]) -> T:
+        deadline = time.monotonic() + STORE_PATIENCE_S
+        pause_s = 0.05
+        while True:
+            try:
+                return call()
+            except (StoreUnavailable, StoreFull) as fault:
+                if held.let_go or time.monotonic() > deadline:
+                    raise ClaimLost from fault
+                log.warning("waiting for redis", job_id=held.job.id, reason=fault.message)
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
+
+    def _check(self, held: HeldJob) -> None:
+        if held.let_go:
+            raise ClaimLost
+
+
+def _pairs(batch: list[Numbered]) -> list[tuple[int, RuntimeEvent]]:
+    return [(numbered.n, numbered.event) for numbered in batch]
+
+
+def _error(fault: RuntimeFault, code: str) -> Error:
+    return Error(timestamp=timestamp(), code=code, error=fault.message, hint=fault.hint)

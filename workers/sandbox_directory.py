@@ -1,0 +1,109 @@
+"""Lays out a sandbox's directory on its node.
+
+<state>/sandboxes/<id>/
+    state.json   the sandbox as its node knows it, and its token: the truth about what is here
+    run/         the runtime's socket and token file; the container sees it as /run/coldframe
+    volume/      workspace, home, app, build, src, test, tmp: all that the user may write
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from workers.contract.sandboxes import Sandbox
+
+USER_ID = 1000
+"""The user that a sandbox's code runs as, in the image and on the volume."""
+
+VOLUME_MOUNTS = {
+    "workspace": "/workspace",
+    "home": "/home",
+    "app": "/app",
+    "build": "/build",
+    "src": "/src",
+    "test": "/test",
+    "tmp": "/var/tmp",
+}
+"""Directories of the volume, and where the sandbox sees them."""
+
+RUN_MOUNT = "/run/coldframe"
+
+
+class SandboxState(msgspec.Struct, frozen=True):
+    """What the node needs to reach a sandbox again after a restart."""
+
+    sandbox: Sandbox
+    token: str
+
+
+class SandboxDirectory:
+    """One sandbox's directory."""
+
+    def __init__(self, root: Path, sandbox_id: str) -> None:
+        self.sandbox_id = sandbox_id
+        self.path = root / sandbox_id
+
+    @property
+    def run(self) -> Path:
+        return self.path / "run"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "runtime.sock"
+
+    @property
+    def volume(self) -> Path:
+        return self.path / "volume"
+
+    def prepare(self, user_id: int) -> str:
+        """Makes the directories; returns the token that its runtime will want."""
+        for directory in (self.path, self.run, self.volume):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        token = secrets.token_urlsafe(32)
+        _write_private(self.run / "token", token.encode())
+        for name in VOLUME_MOUNTS:
+            directory = self.volume / name
+            directory.mkdir(exist_ok=True)
+            # The home of homes stays root's: the runtime makes the user's own below it.
+            if os.geteuid() == 0 and name != "home":
+                os.chown(directory, user_id, user_id)
+            directory.chmod(0o1777 if name == "tmp" else 0o755)
+        return token
+
+    def save(self, state: SandboxState) -> None:
+        """Atomic: who reads sees the old state or the new."""
+        _write_private(self.path / "state.json", msgspec.json.encode(state))
+
+    def load(self) -> SandboxState | None:
+        """None where there is no state, or none that can be read."""
+        try:
+            return msgspec.json.decode((self.path / "state.json").read_bytes(), type=SandboxState)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def delete(self) -> None:
+        # rm, not shutil: a tree that user code made can be deeper than Python recurses.
+        subprocess.run(["rm", "-rf", "--one-file-system", "--", self.path], check=True, timeout=120)
+
+
+def existing(root: Path) -> Iterator[SandboxDirectory]:
+    """The directories of all sandboxes that this node made and has not removed."""
+    if root.is_dir():
+        for path in sorted(root.iterdir()):
+            yield SandboxDirectory(root, path.name)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    new.rename(path)

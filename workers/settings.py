@@ -1,0 +1,72 @@
+"""The worker's settings, read from the environment once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.contract.sandboxes import Network
+from workers.contract.settings import Environment, StoreSettings, store_settings
+
+DRIVERS = ("docker", "local")
+
+
+@dataclass(frozen=True)
+class SandboxDefaults:
+    """What a sandbox gets where its request does not say."""
+
+    cpus: float
+    memory_mb: int
+    pids: int
+    build_network: Network
+    """Builds fetch what they need; other sandboxes ask for a network."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that a worker is told from outside."""
+
+    store: StoreSettings
+    node_id: str
+    state_dir: Path
+    driver: str
+    job_limit: int
+    """Jobs that this node runs at once: a thread each, all of which mostly wait."""
+    defaults: SandboxDefaults
+    ca_bundle: Path | None
+    """Certificates that sandboxes trust; None leaves the image's own."""
+    local_python: Path | None
+    """Driver local: the Python that user code gets."""
+    lease_s: float = 30.0
+    renew_s: float = 5.0
+    heartbeat_s: float = 2.0
+    settle_s: float = 2.0
+    """How long Redis may take until what it was told is on its disk (fsync every second)."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """Raises `InvalidSettings` with all that is wrong."""
+        environment = Environment(environ)
+        bundle = environment.text("COLDFRAME_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
+        local_python = environment.text("COLDFRAME_LOCAL_PYTHON", "")
+        settings = cls(
+            store=store_settings(environment),
+            node_id=environment.text("COLDFRAME_NODE", "node-1"),
+            state_dir=Path(environment.text("COLDFRAME_STATE_DIR", ".coldframe")).absolute(),
+            driver=environment.choice("COLDFRAME_DRIVER", "docker", DRIVERS),
+            job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 128, at_least=1),
+            defaults=SandboxDefaults(
+                cpus=environment.number("COLDFRAME_SANDBOX_CPUS", 1.0, at_least=0.01),
+                memory_mb=environment.integer("COLDFRAME_SANDBOX_MEMORY_MB", 1024, at_least=64),
+                pids=environment.integer("COLDFRAME_SANDBOX_PIDS", 512, at_least=32),
+                build_network=Network(
+                    environment.choice("COLDFRAME_BUILD_NETWORK", "egress", tuple(Network))
+                ),
+            ),
+            ca_bundle=Path(bundle) if Path(bundle).is_file() else None,
+            local_python=Path(local_python) if local_python else None,
+        )
+        environment.check()
+        return settings
