@@ -22,6 +22,7 @@ from typing import NamedTuple
 import msgspec
 import redis
 import structlog
+from redis.connection import AbstractConnection
 
 from sandbox_runtime.protocol.events import Complete, Error, conclusion_of
 from workers.contract.connection import RedisClient, load_script, store_errors
@@ -43,6 +44,8 @@ QUEUE_LIMIT_BYTES = 1024 * 1024
 """What a follower that lags may have waiting; past it the stream is read again."""
 
 HUB_POLL_S = 1.0
+
+RECONNECT_S = 0.2
 
 log = structlog.get_logger(__name__)
 
@@ -214,13 +217,20 @@ class Subscription:
 
 
 class Hub:
-    """One pub/sub connection for all readers of a process. `start` it before subscribing."""
+    """One pub/sub connection for all readers of a process.
+
+    A lost connection is told to every reader (`Subscription.miss`) before there is a new one.
+    """
 
     def __init__(self, client: RedisClient) -> None:
-        self._client = client
+        pool = client.connection_pool
+        self._make_connection: Callable[[], AbstractConnection] = lambda: pool.connection_class(
+            **pool.connection_kwargs
+        )
         self._lock = threading.Lock()
         self._subscriptions: dict[str, set[Subscription]] = {}
-        self._pubsub: redis.client.PubSub | None = None
+        # Not redis-py's PubSub: that one connects anew without a word, and messages are missed.
+        self._connection: AbstractConnection | None = None
         self._wake = threading.Event()
         self._stopped = False
 
@@ -258,14 +268,11 @@ class Hub:
                 self._send("UNSUBSCRIBE", subscription.channel)
 
     def _send(self, command: str, channel: str) -> None:
-        if self._pubsub is None:
+        if self._connection is None:
             return  # `_connect` subscribes to all that is asked for.
         try:
-            if command == "SUBSCRIBE":
-                self._pubsub.subscribe(channel)
-            else:
-                self._pubsub.unsubscribe(channel)  # type: ignore[no-untyped-call]
-        except redis.exceptions.RedisError:
+            self._connection.send_command(command, channel, check_health=False)
+        except (redis.exceptions.RedisError, OSError):
             pass  # The reading thread meets the same error and connects anew.
 
     def _run(self) -> None:
@@ -275,53 +282,45 @@ class Hub:
                 self._wake.clear()
                 continue
             try:
-                self._connect()
-                self._listen()
-            except (redis.exceptions.RedisError, OSError) as error:
+                self._listen(self._connect())
+            except (redis.exceptions.RedisError, OSError, ValueError) as error:
                 log.warning("pub/sub connection lost", error=str(error))
                 self._disconnect()
-                time.sleep(0.2)
+                time.sleep(RECONNECT_S)
+        self._disconnect()
 
-    def _connect(self) -> None:
-        if self._pubsub is not None:
-            return
-        pubsub = _NoSilentReconnect(self._client.connection_pool, ignore_subscribe_messages=False)
-        with self._lock:
-            channels = list(self._subscriptions)
-            if channels:
-                pubsub.subscribe(*channels)
-            self._pubsub = pubsub
+    def _connect(self) -> AbstractConnection:
+        """The standing connection, or a new one that subscribes to all that is asked for."""
+        if self._connection is None:
+            connection = self._make_connection()
+            connection.connect()
+            with self._lock:
+                for channel in self._subscriptions:
+                    connection.send_command("SUBSCRIBE", channel, check_health=False)
+                self._connection = connection
+        return self._connection
 
     def _disconnect(self) -> None:
         with self._lock:
-            if self._pubsub is not None:
-                self._pubsub.close()
-                self._pubsub = None
+            if self._connection is not None:
+                self._connection.disconnect()
+                self._connection = None
             for readers in self._subscriptions.values():
                 for reader in readers:
                     reader.miss()
 
-    def _listen(self) -> None:
-        pubsub = self._pubsub
-        assert pubsub is not None
+    def _listen(self, connection: AbstractConnection) -> None:
         while self._subscriptions and not self._stopped:
-            message = pubsub.get_message(timeout=HUB_POLL_S)
-            if message is None:
+            if not connection.can_read(timeout=HUB_POLL_S):
                 continue
-            readers = self._subscriptions.get(message["channel"].decode(), ())
-            if message["type"] == "message":
-                for reader in tuple(readers):
-                    reader.put(message["data"])
-            elif message["type"] == "subscribe":
-                for reader in tuple(readers):
+            answer = connection.read_response(disconnect_on_error=False, push_request=True)
+            kind, channel, content = answer
+            readers = tuple(self._subscriptions.get(channel.decode(), ()))
+            for reader in readers:
+                if kind == b"message":
+                    reader.put(content)
+                elif kind == b"subscribe":
                     reader.confirmed.set()
-
-
-class _NoSilentReconnect(redis.client.PubSub):
-    """redis-py's PubSub, except that a lost connection is an error, not a gap."""
-
-    def _reconnect(self, conn: object, *_: object) -> None:
-        raise redis.exceptions.ConnectionError("the pub/sub connection was lost")
 
 
 def follow(
