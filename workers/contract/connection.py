@@ -20,6 +20,10 @@ RedisClient: TypeAlias = Any
 (text, bytes, sync, async) and so say nothing; what an answer is, is checked where it is read."""
 
 
+RedisConnection: TypeAlias = Any
+"""A `redis.connection.Connection`, whose methods have no annotations at all."""
+
+
 def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
     """A client with a bounded pool: a caller waits for a connection, and opens none beyond."""
     pool = redis.BlockingConnectionPool.from_url(

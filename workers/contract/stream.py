@@ -22,10 +22,14 @@ from typing import NamedTuple
 import msgspec
 import redis
 import structlog
-from redis.connection import AbstractConnection
 
 from sandbox_runtime.protocol.events import Complete, Error, conclusion_of
-from workers.contract.connection import RedisClient, load_script, store_errors
+from workers.contract.connection import (
+    RedisClient,
+    RedisConnection,
+    load_script,
+    store_errors,
+)
 from workers.contract.errors import EventsExpired, JobNotFound
 from workers.contract.events import (
     BEFORE_ALL,
@@ -224,13 +228,13 @@ class Hub:
 
     def __init__(self, client: RedisClient) -> None:
         pool = client.connection_pool
-        self._make_connection: Callable[[], AbstractConnection] = lambda: pool.connection_class(
+        self._make_connection: Callable[[], RedisConnection] = lambda: pool.connection_class(
             **pool.connection_kwargs
         )
         self._lock = threading.Lock()
         self._subscriptions: dict[str, set[Subscription]] = {}
         # Not redis-py's PubSub: that one connects anew without a word, and messages are missed.
-        self._connection: AbstractConnection | None = None
+        self._connection: RedisConnection | None = None
         self._wake = threading.Event()
         self._stopped = False
 
@@ -289,7 +293,7 @@ class Hub:
                 time.sleep(RECONNECT_S)
         self._disconnect()
 
-    def _connect(self) -> AbstractConnection:
+    def _connect(self) -> RedisConnection:
         """The standing connection, or a new one that subscribes to all that is asked for."""
         if self._connection is None:
             connection = self._make_connection()
@@ -309,7 +313,7 @@ class Hub:
                 for reader in readers:
                     reader.miss()
 
-    def _listen(self, connection: AbstractConnection) -> None:
+    def _listen(self, connection: RedisConnection) -> None:
         while self._subscriptions and not self._stopped:
             if not connection.can_read(timeout=HUB_POLL_S):
                 continue
