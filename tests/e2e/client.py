@@ -85,9 +85,14 @@ class Client:
             assert response.status_code == 200, response.read()
             yield events_of(response)
 
-    def follow_to_the_end(self, job_id: str, *, deadline_s: float = 60.0) -> list[Received]:
-        """All events of a job, coming back with `Last-Event-ID` as often as it takes."""
-        received: list[Received] = []
+    def follow_to_the_end(
+        self, job_id: str, *, received: list[Received] | None = None, deadline_s: float = 60.0
+    ) -> list[Received]:
+        """All events of a job, coming back with `Last-Event-ID` as often as it takes.
+
+        They are put into `received` as they come, where that is given.
+        """
+        received = [] if received is None else received
         deadline = time.monotonic() + deadline_s
         while not (received and received[-1].event["type"] in ("complete", "error")):
             assert time.monotonic() < deadline, f"no end after {received[-1:]}"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from container.ca_bundle import find_ca_bundle
+from container.image import ensure_sandbox_image
 from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Complete, Numbered, Stdout
@@ -84,9 +86,8 @@ def node(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repository: Path
 ) -> Iterator[Node]:
     state_dir = tmp_path_factory.mktemp("state")
-    built = repository / ".coldframe" / "images.toml"
-    if built.exists():
-        (state_dir / "images.toml").write_bytes(built.read_bytes())
+    if request.param == "docker":
+        ensure_sandbox_image(state_dir=state_dir, ca_bundle=find_ca_bundle(None), progress=print)
     local_python = repository / ".coldframe" / "local-python" / "bin" / "python"
     environ = {
         "COLDFRAME_STATE_DIR": str(state_dir),

@@ -1,0 +1,71 @@
+"""A whole platform for tests: its own state, port, Redis and node, started as `make up` does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from stack.programs import ProgramName
+from stack.settings import StackSettings
+from stack.stack import Stack
+from tests.e2e.client import Client, wait_for
+
+NODE = "node-1"
+
+
+class Platform:
+    """Programs can be stopped, killed and started while the rest goes on."""
+
+    def __init__(self, state_dir: Path, driver: str, **variables: str) -> None:
+        environ = {
+            **{name: value for name, value in os.environ.items() if "COLDFRAME" not in name},
+            "COLDFRAME_STATE_DIR": str(state_dir),
+            "COLDFRAME_DRIVER": driver,
+            "COLDFRAME_PORT": str(_free_port()),
+            "COLDFRAME_NODE": NODE,
+            **variables,
+        }
+        self._stack = Stack(StackSettings.from_env(environ), progress=print, inherited=environ)
+
+    def up(self) -> None:
+        self._stack.up()
+
+    def down(self) -> None:
+        self._stack.down()
+
+    def client(self) -> Client:
+        access = self._stack.client_env
+        return Client(access.url, access.api_key)
+
+    @property
+    def redis_url(self) -> str:
+        return self._stack.redis_url
+
+    @property
+    def state_dir(self) -> Path:
+        return self._stack.settings.state_dir
+
+    def kill(self, program: str) -> None:
+        self._stack.kill(ProgramName(program))
+
+    def stop(self, program: str) -> None:
+        self._stack.stop(ProgramName(program))
+
+    def start(self, program: str) -> None:
+        self._stack.start(ProgramName(program))
+
+    def pid(self, program: str) -> int:
+        running = self._stack.processes.find(ProgramName(program))
+        assert running is not None, f"{program} does not run"
+        return running.identity.pid
+
+    def wait_until_ready(self, api: Client) -> None:
+        wait_for(lambda: api.http.get("/readyz").status_code == 200, "the platform is ready")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

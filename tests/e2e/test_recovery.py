@@ -1,0 +1,216 @@
+"""Things are killed while jobs run; nothing is lost, nothing is told twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.e2e.client import Client, Received, check_stream, stdout_of, wait_for
+from tests.e2e.platform import Platform
+
+COUNT = "for i in $(seq 120); do echo $i; sleep 0.05; done"
+COUNTED = "".join(f"{n}\n" for n in range(1, 121))
+TOLD_ENOUGH = 20
+"""Events after which something is killed."""
+
+
+@pytest.fixture(scope="module")
+def box(api: Client) -> Iterator[str]:
+    api.sandbox("recovery")
+    yield "recovery"
+    api.remove("recovery")
+
+
+class Reader(threading.Thread):
+    """Follows a job to its end, coming back with `Last-Event-ID` whenever it is cut off."""
+
+    def __init__(self, api: Client, job_id: str) -> None:
+        super().__init__(name=f"reader of {job_id}")
+        self._api = api
+        self._job_id = job_id
+        self.received: list[Received] = []
+        self.start()
+
+    def run(self) -> None:
+        self._api.follow_to_the_end(self._job_id, received=self.received, deadline_s=90)
+
+    def whole(self) -> list[Received]:
+        self.join(timeout=100)
+        assert not self.is_alive()
+        check_stream(self.received)
+        return self.received
+
+
+def counting(api: Client, box: str, **options: object) -> tuple[str, Reader]:
+    """A job that counts, and its reader, once some of it was told."""
+    job_id = api.start_exec(box, COUNT, **options)
+    reader = Reader(api, job_id)
+    wait_for(lambda: len(reader.received) > TOLD_ENOUGH, "the job counts")
+    return job_id, reader
+
+
+def assert_counted(reader: Reader) -> None:
+    received = reader.whole()
+    assert stdout_of(received) == COUNTED
+    assert received[-1].event["type"] == "complete"
+    assert received[-1].event["exitCode"] == 0
+
+
+def test_a_killed_worker_costs_a_reader_nothing(platform: Platform, api: Client, box: str) -> None:
+    job_id, reader = counting(api, box)
+
+    platform.kill("worker")
+    platform.start("worker")
+
+    assert_counted(reader)
+    assert api.job(job_id)["attempt"] == 1
+
+
+def test_a_worker_that_is_asked_to_stop_hands_its_jobs_over(
+    platform: Platform, api: Client, box: str
+) -> None:
+    _, reader = counting(api, box)
+
+    platform.stop("worker")
+    platform.start("worker")
+
+    assert_counted(reader)
+
+
+def test_a_killed_web_process_costs_a_reader_that_comes_back_nothing(
+    platform: Platform, api: Client, box: str
+) -> None:
+    _, reader = counting(api, box)
+
+    platform.kill("web")
+    platform.start("web")
+
+    assert_counted(reader)
+
+
+def test_killed_pub_sub_connections_cost_a_reader_nothing(
+    platform: Platform, api: Client, box: str
+) -> None:
+    _, reader = counting(api, box)
+
+    with redis.Redis.from_url(platform.redis_url) as client:
+        while reader.is_alive():
+            client.client_kill_filter(_type="pubsub")
+            reader.join(timeout=1)
+
+    assert_counted(reader)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_redis_that_comes_back_with_its_data_costs_a_reader_nothing(
+    platform: Platform, api: Client, box: str, how: str
+) -> None:
+    _, reader = counting(api, box)
+
+    if how == "kill":
+        platform.kill("redis")
+    else:
+        platform.stop("redis")
+    platform.start("redis")
+
+    assert_counted(reader)
+
+
+def test_a_build_goes_on_where_its_killed_worker_left_it(
+    platform: Platform, api: Client, archive: str
+) -> None:
+    body = {
+        "archive": archive,
+        "steps": [
+            {"name": "count", "commands": [COUNT]},
+            {"name": "after", "commands": ["cat greeting.txt"]},
+        ],
+    }
+    job_id = api.submit("/v1/builds", body)
+    reader = Reader(api, job_id)
+    wait_for(lambda: len(reader.received) > TOLD_ENOUGH, "the build counts")
+
+    platform.kill("worker")
+    platform.start("worker")
+
+    received = reader.whole()
+    assert stdout_of(received) == COUNTED + "hello\n"
+    steps = [(step["name"], step["conclusion"]) for step in api.job(job_id)["steps"]]
+    assert steps == [("checkout", "success"), ("count", "success"), ("after", "success")]
+
+
+def test_a_job_accepted_while_no_worker_runs_is_run_later(
+    platform: Platform, api: Client, box: str
+) -> None:
+    platform.kill("worker")
+    job_id = api.start_exec(box, "echo late")
+
+    platform.start("worker")
+
+    received = api.follow_to_the_end(job_id)
+    check_stream(received)
+    assert stdout_of(received) == "late\n"
+
+
+def test_a_job_whose_nudge_was_lost_is_sent_again(
+    platform: Platform, api: Client, box: str
+) -> None:
+    platform.kill("worker")
+    job_id = api.start_exec(box, "echo found")
+    with redis.Redis.from_url(platform.redis_url) as client:
+        assert client.delete("node.node-1") == 1
+
+    platform.start("worker")
+
+    received = api.follow_to_the_end(job_id, deadline_s=60)
+    assert stdout_of(received) == "found\n"
+
+
+def test_redis_away_is_said_at_once_and_no_traceback_reaches_a_client(
+    platform: Platform, api: Client, box: str
+) -> None:
+    platform.stop("redis")
+    try:
+        answer = api.http.post(f"/v1/sandboxes/{box}/exec", json={"command": "true"}, timeout=5)
+    finally:
+        platform.start("redis")
+
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"]
+    error = answer.json()["error"]
+    assert (error["code"], bool(error["hint"])) == ("store_unavailable", True)
+    assert "Traceback" not in answer.text
+    wait_for(lambda: api.http.get("/readyz").status_code == 200, "ready again")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b'{"body": "W10=", "content-encoding": "utf-8", "content-type": "application/json", '
+        b'"headers": {"lang": "py", "task": "coldframe.exec", "id": "x"}, "properties": '
+        b'{"correlation_id": "x", "delivery_mode": 2, "delivery_tag": "x", "body_encoding": '
+        b'"base64", "delivery_info": {"exchange": "", "routing_key": "placement"}}}',
+        b"not a message",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"body": "W10=", "content-type": "application/x-python-serialize", "headers": {}, '
+        b'"content-encoding": "binary", "properties": {"delivery_tag": "y", "delivery_info": {}}}',
+    ],
+    ids=["empty-body", "no-json", "list", "object", "no-utf8", "deep", "pickle"],
+)
+def test_a_poisoned_message_costs_nobody_a_worker(
+    platform: Platform, api: Client, box: str, message: bytes
+) -> None:
+    before = platform.pid("worker")
+
+    with redis.Redis.from_url(platform.redis_url) as client:
+        client.lpush("placement", message)
+        wait_for(lambda: client.llen("placement") == 0, "the message was taken")
+
+    assert api.exec(box, "echo alive")["stdout"] == "alive\n"
+    assert platform.pid("worker") == before
