@@ -149,7 +149,7 @@ def conclusion_of(event: Complete | Error) -> Conclusion:
     """The conclusion that a terminal event stands for."""
     if isinstance(event, Complete):
         return event.conclusion
-    if event.code == "cancelled":
+    if event.code in ("cancelled", "sandbox_removed"):
         return Conclusion.CANCELLED
     if event.code == "timed_out":
         return Conclusion.TIMED_OUT

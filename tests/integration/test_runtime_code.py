@@ -482,8 +482,8 @@ def test_output_over_the_cap_is_cut_and_the_cell_goes_on(
 def test_a_cell_waits_for_a_reader_that_does_not_acknowledge(
     runtime: RunningRuntime, context: CodeContext
 ) -> None:
-    code = "import time\nfor i in range(80): print('z' * 1_000_000)\nprint(time.time())"
-    request = CodeRequest(code=code, context=context, output_limit_bytes=128 * 1024 * 1024)
+    code = "import time\nfor i in range(200): print('z' * 1_000_000)\nprint(time.time())"
+    request = CodeRequest(code=code, context=context, output_limit_bytes=256 * 1024 * 1024)
     execution_id = runtime.new_id()
     with runtime.client.execution(execution_id, request, boot_id=None):
         wait_until(lambda: _is_stuck(runtime, execution_id), timeout_s=30)
@@ -624,11 +624,13 @@ def readable(path):
             return bool(file.read(1))
     except OSError:
         return False
-def program(pid):
-    return open(f"/proc/{pid}/cmdline").read()
-ours = [pid for pid in os.listdir("/proc") if pid.isdigit() and "sandbox_runtime" in program(pid)]
-print(len(ours) >= 2, any(readable(f"/proc/{pid}/{name}") for pid in ours for name in ("environ", "mem", "maps")))
-print(os.getuid(), os.getgroups(), open("/proc/self/status").read().split("CapEff:")[1].split()[0])
+def is_ours(process):
+    return process[6:].isdigit() and "sandbox_runtime" in open(process + "/cmdline").read()
+ours = [process for process in glob.glob("/proc/*") if is_ours(process)]
+secrets = ("environ", "mem", "maps", "auxv")
+print(len(ours) >= 2, any(readable(f"{process}/{name}") for process in ours for name in secrets))
+capabilities = open("/proc/self/status").read().split("CapEff:")[1].split()[0]
+print(os.getuid(), os.getgroups(), capabilities)
 """
     run = runtime.code(code, context)
 

@@ -1,0 +1,75 @@
+# Coldframe's commands. `make up` and `make test` set up all that they need.
+
+PYTHON ?= python3
+STATE := $(or $(COLDFRAME_STATE_DIR),.coldframe)
+P ?=
+PY := .venv/bin/python
+UV := uv==0.13.9
+
+# Driver local: the Python of user code is made beside ours, at the same time.
+LOCAL_PYTHON := --compiled $(STATE)/local-python=container/sandbox/user-requirements.txt
+WITH_LOCAL_PYTHON := $(if $(COLDFRAME_LOCAL_PYTHON),,$(if $(filter local,$(COLDFRAME_DRIVER)),$(LOCAL_PYTHON)))
+
+.PHONY: help up down status logs engine check test bench lock clean python environment dev-environment
+
+help:
+	@echo "make up        start the platform on this machine, then a short tour"
+	@echo "make down      end it: programs and sandboxes; data, key and image stay"
+	@echo "make status    what runs, where, and how it is"
+	@echo "make logs      follow the logs (make logs P=web: of one program)"
+	@echo "make engine    install and start a Docker engine (root, Debian)"
+	@echo "make check     format, lint, types, imports, unit tests: under a minute"
+	@echo "make test      all tests, with all that they need"
+	@echo "make bench     measure, and print a table"
+	@echo "make lock      pin the dependencies of pyproject.toml anew"
+	@echo "make clean     make down, and forget data, key and image"
+
+up: environment
+	@$(PY) -m stack up
+
+down status clean: environment
+	@$(PY) -m stack $@
+
+logs: environment
+	@$(PY) -m stack logs $(P)
+
+engine: environment
+	@$(PY) -m container.engine --state-dir $(STATE)
+
+check: dev-environment
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PY) -m pytest -q tests/unit
+
+# Where Docker or bubblewrap cannot be had, the tests that need them are skipped; in CI they fail.
+test: dev-environment
+	COLDFRAME_DRIVER=docker $(PY) -m stack prepare || [ -z "$$CI" ]
+	COLDFRAME_DRIVER=local $(PY) -m stack prepare || [ -z "$$CI" ]
+	$(PY) .ci/run_tests.py
+
+bench: dev-environment
+	@$(PY) -m bench
+
+# A pin moves only where pyproject.toml makes it; `make lock UPGRADE=--upgrade` moves them all.
+lock: python
+	tool=$$(mktemp -d) && trap 'rm -rf "$$tool"' EXIT \
+	&& $(PYTHON) -m venv "$$tool" && "$$tool/bin/pip" install --quiet "$(UV)" \
+	&& compile="$$tool/bin/uv pip compile --quiet --universal --python-version 3.11 --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links $(UPGRADE)" \
+	&& $$compile pyproject.toml -o requirements.txt \
+	&& $$compile --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
+
+environment: python
+	@mkdir -p -m 700 $(STATE)
+	@$(PYTHON) -m stack.environment .venv=requirements.txt $(WITH_LOCAL_PYTHON)
+
+dev-environment: python
+	@mkdir -p -m 700 $(STATE)
+	@$(PYTHON) -m stack.environment .venv=requirements-dev.txt
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Coldframe needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; \
+		echo "Name another one: make PYTHON=python3.12 up" >&2; exit 1; }

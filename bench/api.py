@@ -1,0 +1,188 @@
+"""Speaks the platform's HTTP API over one connection that is kept alive."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from bench.errors import PlatformRefused, PlatformUnreachable
+from bench.settings import Settings
+from bench.sse import Event, read_events
+
+CALL_TIMEOUT_S = 120.0
+READ_BYTES = 256 * 1024
+
+_SSE = {"Accept": "text/event-stream"}
+_ASYNC = {"Prefer": "respond-async"}
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """A sandbox that was made for the bench."""
+
+    name: str
+    id: str
+
+
+class Api:
+    """One connection: for one thread at a time. Raises `BenchError`s alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._connection = http.client.HTTPConnection(
+            settings.host, settings.port, timeout=CALL_TIMEOUT_S
+        )
+        self._headers = {
+            "Authorization": f"Bearer {settings.api_key}",
+            "Content-Type": "application/json",
+        }
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def check_ready(self) -> None:
+        self._call("GET", "/readyz")
+
+    def put_sandbox(self, name: str) -> Sandbox:
+        answer = self._call("PUT", f"/v1/sandboxes/{name}", {})
+        return Sandbox(name=str(answer["name"]), id=str(answer["id"]))
+
+    def delete_sandbox(self, name: str) -> None:
+        """Also where there is none."""
+        self._call("DELETE", f"/v1/sandboxes/{name}", missing_ok=True)
+
+    def make_session(self, sandbox: str, name: str) -> None:
+        self._call("POST", f"/v1/sandboxes/{sandbox}/sessions", {"name": name})
+
+    def exec(self, sandbox: str, command: str, *, session: str | None = None) -> None:
+        """Waits for the result; anything but success is an error."""
+        body = _exec_body(command, session)
+        _check_result(self._call("POST", f"/v1/sandboxes/{sandbox}/exec", body))
+
+    def run_python(self, sandbox: str, code: str) -> None:
+        """Runs a cell in the sandbox's default context."""
+        body = {"code": code, "language": "python"}
+        _check_result(self._call("POST", f"/v1/sandboxes/{sandbox}/code", body))
+
+    def start_exec(self, sandbox: str, command: str, *, session: str) -> str:
+        """Returns the job's id at once."""
+        body = _exec_body(command, session)
+        answer = self._call("POST", f"/v1/sandboxes/{sandbox}/exec", body, _ASYNC)
+        return str(answer["id"])
+
+    def exec_to_complete(self, sandbox: str, command: str) -> None:
+        """Streams a command's events; returns with the terminal one."""
+        with self._exec_stream(sandbox, _exec_body(command)) as response:
+            for event in read_events(iter(response.readline, b"")):
+                _check_event(event)
+            response.read()  # The connection is free again when the answer has been read.
+
+    def exec_to_first_output(self, sandbox: str, command: str) -> None:
+        """Returns with the first output; the connection is used up."""
+        with (
+            self._exec_stream(sandbox, _exec_body(command)) as response,
+            closing(self._connection),
+        ):
+            for event in read_events(iter(response.readline, b"")):
+                _check_event(event)
+                if event.type == "stdout":
+                    return
+        raise PlatformRefused("a stream ended without output")
+
+    def exec_stream(self, sandbox: str, command: str, *, output_limit_bytes: int) -> bytes:
+        """A command's whole stream as it came over the wire."""
+        body = {**_exec_body(command), "outputLimitBytes": output_limit_bytes}
+        pieces = []
+        with self._exec_stream(sandbox, body) as response:
+            while piece := response.read1(READ_BYTES):
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    def follow_job(self, job_id: str) -> None:
+        """Becomes a reader of the job's events; returns with the first byte of the answer."""
+        with _translated_errors():
+            self._connection.request(
+                "GET", f"/v1/jobs/{job_id}/events", headers={**self._headers, **_SSE}
+            )
+            response = self._connection.getresponse()
+            _check_status(response, response.status, b"")
+            response.readline()
+
+    @contextmanager
+    def _exec_stream(
+        self, sandbox: str, body: dict[str, Any]
+    ) -> Iterator[http.client.HTTPResponse]:
+        with _translated_errors():
+            headers = {**self._headers, **_SSE}
+            self._connection.request(
+                "POST", f"/v1/sandboxes/{sandbox}/exec", json.dumps(body).encode(), headers
+            )
+            response = self._connection.getresponse()
+            if response.status != 200:
+                _check_status(response, response.status, response.read())
+            yield response
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        missing_ok: bool = False,
+    ) -> dict[str, Any]:
+        content = None if body is None else json.dumps(body).encode()
+        with _translated_errors():
+            self._connection.request(method, path, content, {**self._headers, **(headers or {})})
+            response = self._connection.getresponse()
+            answer = response.read()
+        if missing_ok and response.status == 404:
+            return {}
+        _check_status(response, response.status, answer)
+        decoded: dict[str, Any] = json.loads(answer) if answer else {}
+        return decoded
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise PlatformUnreachable(f"the platform: {type(error).__name__}: {error}") from error
+
+
+def _exec_body(command: str, session: str | None = None) -> dict[str, Any]:
+    return {"command": command} if session is None else {"command": command, "session": session}
+
+
+def _check_status(response: http.client.HTTPResponse, status: int, answer: bytes) -> None:
+    if not 200 <= status < 300:
+        text = answer.decode(errors="replace")
+        raise PlatformRefused(f"the platform answered {status} {response.reason}: {text}")
+
+
+def _check_result(answer: dict[str, Any]) -> None:
+    if answer.get("conclusion") != "success":
+        raise PlatformRefused(f"a job did not succeed: {json.dumps(answer)[:500]}")
+
+
+def _check_event(event: Event) -> None:
+    if event.type == "error":
+        raise PlatformRefused(f"a job ended in {event.error}")
+    if event.type == "complete" and event.conclusion != "success":
+        raise PlatformRefused(f"a job ended in {event.conclusion}")

@@ -1,0 +1,41 @@
+"""How many samples each measurement takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """All counts of one run."""
+
+    warm_rounds: int
+    warm_ups: int
+    create_rounds: int
+    """`docker run` takes part in each second one."""
+    volleys: dict[int, int]
+    """How often so many execs are sent at once."""
+    stream_rounds: int
+    reader_counts: tuple[int, ...]
+    reader_exec_rounds: int
+
+
+FULL = Sizes(
+    warm_rounds=200,
+    warm_ups=10,
+    create_rounds=10,
+    volleys={1: 50, 10: 20, 100: 5},
+    stream_rounds=5,
+    reader_counts=(200, 1000),
+    reader_exec_rounds=50,
+)
+
+QUICK = Sizes(
+    warm_rounds=20,
+    warm_ups=2,
+    create_rounds=2,
+    volleys={1: 5, 10: 2, 100: 1},
+    stream_rounds=1,
+    reader_counts=(20, 100),
+    reader_exec_rounds=5,
+)

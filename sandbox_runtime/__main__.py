@@ -1,0 +1,166 @@
+"""Starts the runtime: reads its settings, wires its parts, and ends with all that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+import uvicorn
+
+from sandbox_runtime.archives import unpack
+from sandbox_runtime.contexts import CodeContexts
+from sandbox_runtime.executions import Executions
+from sandbox_runtime.git import Checkouts
+from sandbox_runtime.processes import UserPrograms
+from sandbox_runtime.server import Api
+from sandbox_runtime.sessions import Sessions
+from sandbox_runtime.settings import Settings, SettingsError
+
+BACKLOG = 128
+
+KEEP_ALIVE_S = 30
+"""For a caller's idle connection."""
+
+GRACEFUL_SHUTDOWN_S = 1
+"""For readers to take the last events, when the runtime is told to end."""
+
+BOOT_ID_BYTES = 16
+
+_PR_SET_DUMPABLE = 4
+
+
+def main() -> int:
+    """The exit code."""
+    _log_as_json_lines()
+    log = structlog.get_logger()
+    try:
+        settings = Settings.from_env()
+        _protect_ourselves()
+        _make_directories(settings)
+        _check_cgroup(settings)
+        token = settings.token_file.read_text().strip()
+        listener = _listen(settings.socket)
+    except (SettingsError, OSError) as error:
+        log.error("runtime cannot start", reason=str(error))
+        return 2
+    asyncio.run(_serve(settings, token, listener))
+    return 0
+
+
+async def _serve(settings: Settings, token: str, listener: socket.socket) -> None:
+    gc.freeze()  # What is there now stays: no collection need look at it again.
+    told_to_end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
+    programs = UserPrograms(settings)
+    sessions = Sessions(settings, programs)
+    contexts = CodeContexts(settings, programs)
+    executions = Executions(
+        commands=sessions, code=contexts, checkouts=Checkouts(settings, programs)
+    )
+
+    async def unpack_archive(archive: AsyncIterator[bytes], path: str) -> None:
+        await unpack(archive, path, programs, settings)
+
+    api = Api(
+        boot_id=secrets.token_hex(BOOT_ID_BYTES),
+        token=token,
+        executions=executions,
+        sessions=sessions,
+        contexts=contexts,
+        unpack=unpack_archive,
+    )
+    server = _Server(
+        uvicorn.Config(
+            api,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    await told_to_end.wait()
+    await executions.close()
+    await asyncio.gather(sessions.close(), contexts.close())
+    server.should_exit = True
+    await serving
+    await programs.close()
+    settings.socket.unlink(missing_ok=True)
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to us: at SIGTERM, executions have to end before the connections do."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _protect_ourselves() -> None:
+    """The user's programs must neither read our memory nor find our files open to them."""
+    os.umask(0o077)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _make_directories(settings: Settings) -> None:
+    settings.scratch.mkdir(parents=True, exist_ok=True)
+    settings.scratch.chmod(0o711)  # Who is told a name in it may open it, if it is his.
+    if not settings.home.exists():
+        settings.home.mkdir(mode=0o755)
+        settings.home.chmod(0o755)
+        if settings.uid != os.getuid():
+            os.chown(settings.home, settings.uid, settings.gid)
+
+
+def _check_cgroup(settings: Settings) -> None:
+    if settings.cgroup is not None and not (settings.cgroup / "cgroup.kill").exists():
+        raise SettingsError(f"{settings.cgroup} is not a cgroup2 directory with cgroup.kill")
+
+
+def _listen(path: Path) -> socket.socket:
+    """A listening socket that only its owner may connect to."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(str(path))
+    path.chmod(0o600)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _log_as_json_lines() -> None:
+    """To stderr. Uvicorn's own log says nothing that ours does not."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

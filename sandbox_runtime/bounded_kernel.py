@@ -1,0 +1,124 @@
+"""Starts an IPython kernel whose printing waits for its reader.
+
+Run by the user's interpreter, which cannot read this file where it lies: the runtime puts a copy
+beside the kernel's connection file. It therefore imports nothing of ours. As ipykernel comes,
+
+- a message for a reader that is slow is dropped, the one that says "idle" included, and printing
+  fills the memory meanwhile, as it does afterwards: all that was printed is kept for `%history`;
+- what a cell's child processes wrote can come after the cell's end;
+- a character of theirs of more than one byte can be cut in two, and is then lost.
+"""
+
+from __future__ import annotations
+
+import codecs
+import fcntl
+import os
+import select
+import struct
+import sys
+import termios
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+HELD_CHARS = 256 * 1024
+"""Of a stream, before the printing thread waits until it is sent."""
+
+QUEUED_MESSAGES = 8
+"""On each end of the socket."""
+
+# As ipykernel_launcher does: the kernel's packages are not to come from this directory.
+if __name__ == "__main__":
+    del sys.path[0]
+
+from ipykernel import iostream  # type: ignore[import-not-found]  # noqa: E402
+from ipykernel.kernelapp import IPKernelApp  # type: ignore[import-not-found]  # noqa: E402
+from ipykernel.zmqshell import ZMQInteractiveShell  # type: ignore[import-not-found]  # noqa: E402
+
+
+class BoundedStream(iostream.OutStream):  # type: ignore[misc]
+    """`sys.stdout` or `sys.stderr` of a kernel, and the file descriptor below it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._held_chars = 0
+        self._draining = threading.RLock()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        super().__init__(*args, **kwargs)
+
+    def write(self, string: str) -> int | None:
+        written: int | None = super().write(string)
+        self._held_chars += len(string)
+        if self._held_chars >= HELD_CHARS:
+            super().flush()
+        return written
+
+    def flush(self) -> None:
+        """Sends what was printed, and what children that have ended wrote before."""
+        if self._should_watch and self._is_master_process():
+            self._drain()
+        super().flush()
+
+    def _flush(self) -> None:
+        self._held_chars = 0
+        super()._flush()
+
+    def _watch_pipe_fd(self) -> None:
+        poll = select.poll()
+        poll.register(self._fid, select.POLLIN)
+        while self._should_watch:
+            ((_, events),) = poll.poll()
+            if not events & select.POLLIN:
+                return  # All writers have closed it.
+            self._drain()
+
+    def _drain(self) -> None:
+        """Takes what is in the pipe now; what is written meanwhile could go on for ever."""
+        with self._draining:
+            left = _readable_bytes(self._fid)
+            while left > 0 and self._should_watch:
+                data = os.read(self._fid, left)
+                left -= len(data)
+                if text := self._decoder.decode(data):
+                    self.write(text)
+
+
+class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
+    """The kernel's program. Its own stderr is for failing to start, and ends when it has not."""
+
+    def init_iopub(self, context: Any) -> None:
+        super().init_iopub(context)
+        # By the thread that the socket belongs to.
+        self.iopub_thread.schedule(self._wait_for_readers)
+
+    def init_io(self) -> None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.dup2(nothing, 2)
+        os.close(nothing)
+        super().init_io()
+
+    def _wait_for_readers(self) -> None:
+        socket = self.iopub_thread.socket
+        socket.sndhwm = QUEUED_MESSAGES
+        socket.xpub_nodrop = True
+
+
+@contextmanager
+def _keep_nothing(shell: Any, channel: str) -> Iterator[None]:
+    yield
+
+
+def _readable_bytes(descriptor: int) -> int:
+    answer = fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4))
+    return int(struct.unpack("i", answer)[0])
+
+
+if __name__ == "__main__":
+    # IPython says it on each `sys.exit()`, of a prompt that is not here.
+    warnings.filterwarnings("ignore", message="To exit: use")
+    iostream.OutStream = BoundedStream
+    ZMQInteractiveShell._tee = _keep_nothing
+    BoundedKernelApp.launch_instance()

@@ -1,0 +1,371 @@
+"""Runs cells in code contexts, each a kernel and the variables that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from sandbox_runtime.cancellation import Cancellation, cut_off
+from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
+from sandbox_runtime.journal import Journal, timestamp
+from sandbox_runtime.kernels import CellReport, Kernel, KernelLost, KernelNotStarted
+from sandbox_runtime.output import COALESCE_S, Output
+from sandbox_runtime.processes import UserPrograms
+from sandbox_runtime.protocol.events import (
+    CellException,
+    Complete,
+    Conclusion,
+    Error,
+    Result,
+    Start,
+)
+from sandbox_runtime.protocol.requests import CodeContext, CodeRequest
+from sandbox_runtime.settings import Settings
+
+INTERRUPT_TIMEOUT_S = 2.0
+"""What an interrupted cell may take to end; then its kernel is killed, with the variables."""
+
+MAX_CONTEXTS = 32
+"""Kernels in one sandbox; each is two processes."""
+
+RESULT_OVERHEAD_BYTES = 200
+"""What a result counts for beside its values: its event on the wire."""
+
+TIMER_MARGIN_S = 0.002
+
+PYTHON_NAMES = ("python", "python3")
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+
+class CodeContexts:
+    """The code contexts of the sandbox, by id. Lives on one event loop."""
+
+    def __init__(self, settings: Settings, programs: UserPrograms) -> None:
+        self._settings = settings
+        self._programs = programs
+        self._contexts: dict[str, _Context] = {}
+
+    def ids(self) -> list[str]:
+        return list(self._contexts)
+
+    async def run(
+        self,
+        request: CodeRequest,
+        journal: Journal,
+        output: Output,
+        cancellation: Cancellation,
+    ) -> Complete | Error:
+        """Runs a cell when the cells before it in its context have ended."""
+        asked = request.context
+        if asked.language not in PYTHON_NAMES:
+            return _interpreter_missing(f"there is no interpreter for {asked.language!r}")
+        context = self._contexts.get(asked.id)
+        if context is None:
+            if len(self._contexts) >= MAX_CONTEXTS:
+                return _too_many_contexts()
+            context = self._contexts[asked.id] = _Context(asked, self._settings, self._programs)
+        context.runs += 1
+        try:
+            await _unless(cancellation, context.turn.acquire())
+            try:
+                return await context.run(request, journal, output, cancellation)
+            finally:
+                context.turn.release()
+        except _CutOff as cut:
+            return cut_off(cut.code)
+        finally:
+            context.runs -= 1
+            if context.is_blank and self._contexts.get(asked.id) is context:
+                del self._contexts[asked.id]
+
+    async def end(self, context_id: str) -> None:
+        """Ends a context with what it runs; nothing happens where there is none."""
+        context = self._contexts.pop(context_id, None)
+        if context is not None:
+            await context.end()
+
+    async def close(self) -> None:
+        await asyncio.gather(*(self.end(context_id) for context_id in self.ids()))
+
+
+class _Context:
+    """One code context. Its kernel is started on first use, and again when it was lost."""
+
+    def __init__(self, context: CodeContext, settings: Settings, programs: UserPrograms) -> None:
+        self.turn = asyncio.Lock()
+        """Held by the cell that runs: one at a time, in the order in which they came."""
+        self.runs = 0
+        """How many cells run or wait for their turn."""
+        self._context = context
+        self._settings = settings
+        self._programs = programs
+        self._kernel: Kernel | None = None
+        self._lost_kernel = False
+        self._ended = False
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there was never a kernel, and none is wanted now."""
+        return self.runs == 0 and self._kernel is None and not self._lost_kernel
+
+    async def run(
+        self,
+        request: CodeRequest,
+        journal: Journal,
+        output: Output,
+        cancellation: Cancellation,
+    ) -> Complete | Error:
+        """Runs a cell; called by who has the turn. Raises `_CutOff` where that comes before."""
+        began = time.monotonic()
+        if self._kernel is not None and not self._kernel.alive:
+            await self._lose_kernel()
+        if self._ended:
+            return _context_deleted()
+        if self._kernel is None:
+            try:
+                self._kernel = await _unless(cancellation, self._start_kernel())
+            except KernelNotStarted as error:
+                return _not_started(error)
+            if self._ended:
+                await self._lose_kernel()
+                return _context_deleted()
+        journal.append(
+            Start(timestamp=timestamp(), language="python", session_restarted=self._lost_kernel)
+        )
+        self._lost_kernel = False
+        cell = _Cell(request, self._kernel, journal, output, cancellation)
+        try:
+            ended = await cell.run()
+        except KernelLost as loss:
+            await self._lose_kernel()
+            return self._after_loss(loss, cancellation)
+        except BaseException:
+            await self._lose_kernel()
+            raise
+        if ended.quits:
+            await self._lose_kernel()
+        if cancellation.code is not None:
+            return cut_off(cancellation.code)
+        return Complete(
+            timestamp=timestamp(),
+            conclusion=Conclusion.FAILURE if ended.failed else Conclusion.SUCCESS,
+            duration_ms=round((time.monotonic() - began) * 1000),
+            execution_count=ended.execution_count,
+        )
+
+    async def end(self) -> None:
+        """Kills the kernel; a cell that runs in it, or waits for its turn, ends by that."""
+        self._ended = True
+        if self._kernel is not None:
+            self._kernel.kill()
+        async with self.turn:
+            await self._lose_kernel()
+
+    async def _start_kernel(self) -> Kernel:
+        began = time.monotonic()
+        kernel = await Kernel.start(
+            programs=self._programs,
+            settings=self._settings,
+            cwd=self._context.cwd,
+            env=self._context.env,
+        )
+        took_ms = round((time.monotonic() - began) * 1000)
+        log.info("kernel started", context_id=self._context.id, duration_ms=took_ms)
+        return kernel
+
+    async def _lose_kernel(self) -> None:
+        if self._kernel is not None:
+            self._lost_kernel = True
+            kernel, self._kernel = self._kernel, None
+            await kernel.close()
+
+    def _after_loss(self, loss: KernelLost, cancellation: Cancellation) -> Error:
+        if cancellation.code is not None:
+            return cut_off(cancellation.code)
+        if self._ended:
+            return _context_deleted()
+        log.info("kernel died", context_id=self._context.id, exit_code=loss.exit_code)
+        return _kernel_died(loss)
+
+
+class _CutOff(Exception):
+    """The execution is to end before the cell could be run."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _Cell:
+    """One run of a cell: makes events of what the kernel reports, and can be cut short."""
+
+    def __init__(
+        self,
+        request: CodeRequest,
+        kernel: Kernel,
+        journal: Journal,
+        output: Output,
+        cancellation: Cancellation,
+    ) -> None:
+        self._code = request.code
+        self._kernel = kernel
+        self._journal = journal
+        self._output = output
+        self._cancellation = cancellation
+        self._limit_bytes = request.output_limit_bytes
+        self._results_bytes = 0
+        self._printed_at = float("-inf")
+        self._started = asyncio.Event()
+
+    async def run(self) -> CellEnded:
+        """Raises `KernelLost`."""
+        interrupting = asyncio.create_task(self._interrupt_when_cancelled())
+        try:
+            async for report in self._kernel.execute(self._code):
+                if isinstance(report, CellEnded):
+                    return report
+                await self._room()
+                await self._take(report)
+        finally:
+            interrupting.cancel()
+        raise AssertionError("reports that stop before the cell's end")
+
+    async def _room(self) -> None:
+        """Waits until output can be kept, but not when the cell is to end: it has to be heard."""
+        if not self._output.has_room_now():
+            with suppress(_CutOff):
+                await _unless(self._cancellation, self._output.has_room())
+
+    async def _take(self, report: CellReport) -> None:
+        match report:
+            case CellStarted():
+                self._started.set()
+            case Printed(stream=stream, data=data):
+                if self._output.has_room_now():
+                    self._output.write(stream, data.encode())
+                    self._printed_at = time.monotonic()
+            # After a cancellation they come of our own interrupt, which the error event tells.
+            case Result() if self._cancellation.code is None:
+                await self._take_result(report)
+            case CellException() if self._cancellation.code is None:
+                await self._tell(report)
+
+    async def _take_result(self, result: Result) -> None:
+        """Keeps results up to the output's limit: they are told apart, but fill the same store."""
+        if self._results_bytes > self._limit_bytes:
+            return
+        self._results_bytes += RESULT_OVERHEAD_BYTES + len(msgspec.json.encode(result))
+        if self._results_bytes > self._limit_bytes:
+            text = f"[Results from here on are left out: over {self._limit_bytes:,} bytes]"
+            result = Result(timestamp="", text=text, is_main=result.is_main)
+        await self._tell(result)
+
+    async def _tell(self, event: Result | CellException) -> None:
+        """Tells it after what was printed before it, which the output still holds for a moment."""
+        wait_s = self._printed_at + COALESCE_S - time.monotonic()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s + TIMER_MARGIN_S)
+        self._journal.append(msgspec.structs.replace(event, timestamp=timestamp()))
+
+    async def _interrupt_when_cancelled(self) -> None:
+        await self._cancellation.wait()
+        try:
+            async with asyncio.timeout(INTERRUPT_TIMEOUT_S):
+                # Before the cell runs, the kernel ignores interrupts.
+                await self._started.wait()
+                self._kernel.interrupt()
+                await asyncio.Event().wait()
+        except TimeoutError:
+            self._kernel.kill()
+
+
+async def _unless(cancellation: Cancellation, work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives. Raises `_CutOff` where the cancellation comes before, `work` undone."""
+    task = asyncio.ensure_future(work)
+
+    def undo() -> None:
+        task.cancel()
+
+    cancellation.call(undo)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if cancellation.code is None or not task.cancelled():
+            task.cancel()
+            raise
+        raise _CutOff(cancellation.code) from None
+    finally:
+        cancellation.forget(undo)
+
+
+def _not_started(error: KernelNotStarted) -> Error:
+    if error.missing:
+        return _interpreter_missing(str(error))
+    return Error(
+        timestamp=timestamp(),
+        code="context_unavailable",
+        error=f"The context's interpreter did not start: {error}",
+        hint="Check the context's directory and environment, and the memory of the sandbox.",
+    )
+
+
+def _interpreter_missing(reason: str) -> Error:
+    return Error(
+        timestamp=timestamp(),
+        code="interpreter_missing",
+        error=f"This sandbox cannot run the code: {reason}.",
+        hint="Use an image whose Python has the package ipykernel.",
+    )
+
+
+def _too_many_contexts() -> Error:
+    return Error(
+        timestamp=timestamp(),
+        code="too_many_contexts",
+        error=f"The sandbox holds {MAX_CONTEXTS} code contexts, as many as it may.",
+        hint="Delete a code context that is no longer used.",
+    )
+
+
+def _context_deleted() -> Error:
+    return Error(
+        timestamp=timestamp(),
+        code="context_deleted",
+        error="The code context was deleted before the cell ended.",
+        hint="Send the cell again, in a new context.",
+    )
+
+
+def _kernel_died(loss: KernelLost) -> Error:
+    match loss.exit_code:
+        case None:
+            reason = "its connection broke"
+        case 137:
+            reason = "it was killed by SIGKILL, as is done where memory runs out"
+        case code if code > 128:
+            reason = f"it was killed by {_signal_name(code - 128)}"
+        case code:
+            reason = f"it exited with code {code}"
+    return Error(
+        timestamp=timestamp(),
+        code="kernel_died",
+        error=f"The interpreter ended while the cell ran: {reason}.",
+        hint="Its variables are gone. The next cell in this context starts a fresh interpreter.",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

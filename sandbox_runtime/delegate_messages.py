@@ -1,0 +1,123 @@
+"""What the runtime and its delegates tell each other, and how it is framed.
+
+A delegate is a program of ours that acts as the sandbox's user. It is given orders and answers
+with reports, over one socket of its own: each message is JSON after its length, four bytes, big
+end first. The first order is always `Identity`. What a delegate reports is hostile input to the
+runtime, as all that the user can get at: it is decoded by type and bounded in size.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
+
+MAX_REPORT_BYTES = 24 * 1024 * 1024
+"""One report: a cell's result, of which delegates leave out what is larger than a picture is."""
+
+LENGTH = struct.Struct(">I")
+
+
+class Message(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+    """An order or a report. `timestamp` of an event in a report is empty: the runtime sets it."""
+
+
+class Identity(Message, frozen=True, tag="identity"):
+    """Whom the delegate becomes, before it does anything else, and with which environment."""
+
+    uid: int
+    gid: int
+    env: dict[str, str]
+
+
+class Fault(Message, frozen=True, tag="fault"):
+    """The delegate ended by an error of its own."""
+
+    message: str
+
+
+class Connect(Message, frozen=True, tag="connect"):
+    """Find the kernel of this connection file; answered by `Ready`."""
+
+    connection_file: str
+
+
+class Execute(Message, frozen=True, tag="execute"):
+    """Run a cell; the next one is sent after `CellEnded`."""
+
+    code: str
+
+
+class KernelEnded(Message, frozen=True, tag="kernel_ended"):
+    """The kernel is gone: report what it still said, then end."""
+
+
+KernelOrder = Connect | Execute | KernelEnded
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """The kernel answers."""
+
+
+class CellStarted(Message, frozen=True, tag="cell_started"):
+    """The kernel runs the cell from now on, so that an interrupt meets it."""
+
+
+class Printed(Message, frozen=True, tag="printed"):
+    """A piece of what the cell wrote."""
+
+    stream: Stream
+    data: str
+
+
+class CellEnded(Message, frozen=True, tag="cell_ended"):
+    """The kernel waits for the next cell."""
+
+    failed: bool
+    execution_count: int | None
+    quits: bool
+    """The cell asked for the kernel's end, as `exit()` does."""
+
+
+KernelReport = Ready | CellStarted | Printed | Result | CellException | CellEnded | Fault
+
+
+class Clone(Message, frozen=True, tag="clone"):
+    """Clone `url` into `target`; answered by `CloneBegan` and then `Cloned` or `NotCloned`."""
+
+    url: str
+    target: str
+    ref: str | None
+    depth: int | None
+
+
+class CloneBegan(Message, frozen=True, tag="clone_began"):
+    """From now on the target may hold what has to be removed where the clone fails."""
+
+    target_existed: bool
+
+
+class Cloned(Message, frozen=True, tag="cloned"):
+    commit: str | None
+    """None: the repository is empty."""
+    branch: str | None
+    """None: HEAD is detached."""
+
+
+class NotCloned(Message, frozen=True, tag="not_cloned"):
+    """`code` and `message` of the error event to come."""
+
+    code: str
+    message: str
+    stderr: str
+    """Git's own words."""
+
+
+CloneReport = CloneBegan | Progress | Cloned | NotCloned | Fault
+
+
+def framed(message: msgspec.Struct) -> bytes:
+    body = msgspec.json.encode(message)
+    return LENGTH.pack(len(body)) + body

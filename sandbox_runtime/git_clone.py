@@ -1,0 +1,245 @@
+"""Clones one git repository: the delegate behind `git.py`."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+# On import GitPython runs git, which root is not to do. Where there is none, it is content for now.
+os.environ["GIT_PYTHON_REFRESH"] = "quiet"
+os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/nonexistent"
+
+import git
+from git.exc import CommandError
+
+from sandbox_runtime.as_user import Channel, serve
+from sandbox_runtime.delegate_messages import Clone, CloneBegan, Cloned, NotCloned
+from sandbox_runtime.protocol.events import Progress
+
+PROGRESS_INTERVAL_S = 0.1
+
+MAX_STDERR_CHARS = 64 * 1024
+"""Of what git and the remote say; the last of it is kept."""
+
+COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+REASONS = (
+    (
+        "ref_not_found",
+        r"Remote branch .* not found|couldn't find remote ref|not our ref|no such ref|"
+        r"unadvertised object|did not match any file|reference is not a tree|bad object|"
+        r"unable to read tree",
+    ),
+    (
+        "authentication_failed",
+        r"Authentication failed|could not read (?:Username|Password)|Permission denied[ ,]+[(p]|"
+        r"Host key verification failed|terminal prompts disabled|returned error: 40[13]",
+    ),
+    (
+        "repository_not_found",
+        r"[Rr]epository .*not found|Repository not found|does not exist|not exported|"
+        r"does not appear to be a git repository|returned error: 404|not found: did you run|"
+        r"no such repository",
+    ),
+    (
+        "network_error",
+        r"Could not resolve|Couldn't resolve|unable to look up|Failed to connect|"
+        r"Couldn't connect|unable to connect|Connection (?:refused|timed out|reset|closed)|"
+        r"timed out|Network is unreachable|No route to host|early EOF|RPC failed|SSL|TLS|"
+        r"certificate|returned error: 5\d\d|unexpectedly|[Pp]roxy",
+    ),
+    ("network_error", r"hung up|Could not read from remote"),
+)
+"""The first that git's own words match, in the C locale, is what went wrong."""
+
+MESSAGES = {
+    "ref_not_found": "The repository has no branch, tag or commit of this name.",
+    "authentication_failed": "The repository refuses access with these credentials, or needs some.",
+    "network_error": "The repository's server cannot be reached, or broke the connection.",
+    "repository_not_found": "There is no such repository.",
+    "target_not_empty": "The target directory exists and is not empty.",
+    "checkout_failed": "Git could not check the repository out.",
+}
+
+
+def main() -> None:
+    serve(_clone)
+
+
+def _clone(channel: Channel) -> None:
+    order = channel.receive(msgspec.json.Decoder(Clone))
+    if order is None:
+        return
+    git.refresh()
+    progress = _Progress(channel)
+    try:
+        repo = _Checkout(channel, order, progress).make()
+    except _Refused as refusal:
+        channel.send(_refusal(refusal.code, ""))
+    except CommandError as error:
+        words = f"{progress.words()}\n{_text(error.stderr)}".strip()
+        channel.send(_refusal(reason_of(words.replace(order.url, "")), words))
+    except OSError as error:
+        channel.send(_refusal("checkout_failed", f"{error.filename}: {error.strerror}"))
+    else:
+        channel.send(Cloned(commit=_commit(repo), branch=_branch(repo)))
+
+
+class _Refused(Exception):
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _Checkout:
+    """One clone, from the check of its target to the checkout of what was asked for."""
+
+    def __init__(self, channel: Channel, order: Clone, progress: _Progress) -> None:
+        self._channel = channel
+        self._order = order
+        self._progress = progress
+
+    def make(self) -> git.Repo:
+        self._begin()
+        ref = self._order.ref
+        if ref is None:
+            return self._clone()
+        for prefix in ("refs/heads/", "refs/tags/"):
+            ref = ref.removeprefix(prefix)
+        if not COMMIT.fullmatch(ref) and not ref.startswith("refs/"):
+            return self._clone(branch=ref)
+        repo = self._clone(no_checkout=True)
+        commit = self._fetched(repo, ref)
+        repo.git.checkout("--detach", commit)
+        return repo
+
+    def _begin(self) -> None:
+        target = Path(self._order.target)
+        try:
+            if next(target.iterdir(), None) is not None:
+                raise _Refused("target_not_empty")
+            existed = True
+        except NotADirectoryError:
+            raise _Refused("target_not_empty") from None
+        except FileNotFoundError:
+            existed = False
+        target.mkdir(parents=True, exist_ok=True)
+        self._channel.send(CloneBegan(target_existed=existed))
+
+    def _clone(self, **options: Any) -> git.Repo:
+        if self._order.depth is not None:
+            options["depth"] = str(self._order.depth)
+        return git.Repo.clone_from(
+            self._order.url,
+            self._order.target,
+            progress=self._progress,  # type: ignore[arg-type]  # It is one by another way.
+            # Copied, not linked; and `depth` would be ignored.
+            no_local=True,
+            # Checked in the runtime, by a list of what is allowed; theirs refuses IPv6 addresses.
+            allow_unsafe_protocols=True,
+            **options,
+        )
+
+    def _fetched(self, repo: git.Repo, ref: str) -> str:
+        """The commit that `ref` is, fetched where the clone did not bring it."""
+        if (commit := _resolved(repo, f"{ref}^{{commit}}")) is not None:
+            return commit
+        depth = [] if self._order.depth is None else [f"--depth={self._order.depth}"]
+        try:
+            repo.git.fetch(*depth, "--", "origin", ref)
+        except CommandError:
+            if not depth or not COMMIT.fullmatch(ref):
+                raise
+            # The server gives out what it advertises alone: all of it, then.
+            repo.git.fetch("--unshallow", "--", "origin", "+refs/*:refs/remotes/origin/*")
+        for name in (ref, "FETCH_HEAD"):
+            if (commit := _resolved(repo, f"{name}^{{commit}}")) is not None:
+                return commit
+        raise _Refused("ref_not_found")
+
+
+class _Progress(git.RemoteProgress):
+    """Reports what git says of how far it is, and keeps the rest of its words."""
+
+    def __init__(self, channel: Channel, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._channel = channel
+        self._clock = clock
+        self._told_at = float("-inf")
+        self._words = ""
+
+    def words(self) -> str:
+        return "\n".join([self._words, *self.error_lines]).strip()
+
+    def line_dropped(self, line: str) -> None:
+        self.other_lines.clear()
+        self._words = f"{self._words}\n{line}"[-MAX_STDERR_CHARS:]
+
+    def update(
+        self,
+        op_code: int,
+        cur_count: str | float,
+        max_count: str | float | None = None,
+        message: str = "",
+    ) -> None:
+        if self._clock() - self._told_at < PROGRESS_INTERVAL_S:
+            return
+        self._told_at = self._clock()
+        percent = None
+        if max_count:
+            percent = max(0, min(100, int(float(cur_count or 0) * 100 / float(max_count))))
+        phase = PHASES.get(op_code & self.OP_MASK, "Working")
+        self._channel.send(
+            Progress(timestamp="", phase=phase, percent=percent, message=message[:500])
+        )
+
+
+PHASES = {
+    git.RemoteProgress.COUNTING: "Counting objects",
+    git.RemoteProgress.COMPRESSING: "Compressing objects",
+    git.RemoteProgress.RECEIVING: "Receiving objects",
+    git.RemoteProgress.RESOLVING: "Resolving deltas",
+    git.RemoteProgress.FINDING_SOURCES: "Finding sources",
+    git.RemoteProgress.CHECKING_OUT: "Checking out files",
+}
+
+
+def reason_of(words: str) -> str:
+    """The error code that git's words stand for."""
+    for code, pattern in REASONS:
+        if re.search(pattern, words):
+            return code
+    return "checkout_failed"
+
+
+def _refusal(code: str, stderr: str) -> NotCloned:
+    return NotCloned(code=code, message=MESSAGES[code], stderr=stderr[-MAX_STDERR_CHARS:])
+
+
+def _commit(repo: git.Repo) -> str | None:
+    return _resolved(repo, "HEAD^{commit}")
+
+
+def _branch(repo: git.Repo) -> str | None:
+    try:
+        return str(repo.git.symbolic_ref("--short", "--quiet", "HEAD"))
+    except CommandError:
+        return None
+
+
+def _resolved(repo: git.Repo, name: str) -> str | None:
+    try:
+        return str(repo.git.rev_parse("--verify", "--quiet", "--end-of-options", name))
+    except CommandError:
+        return None
+
+
+def _text(stderr: object) -> str:
+    """GitPython gives what git wrote quoted, with a heading."""
+    return re.sub(r"^\s*stderr: '|'$", "", str(stderr or ""))

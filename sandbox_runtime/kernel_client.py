@@ -1,0 +1,294 @@
+"""Runs cells in one kernel, on the Jupyter protocol: the delegate behind `kernels.py`.
+
+The kernel runs what the user wrote, so anything may come from it: messages of other cells, with
+wrong signatures, of any shape. What is not understood is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import Any
+
+import msgspec
+import zmq
+from jupyter_client.blocking.client import BlockingKernelClient
+
+from sandbox_runtime.as_user import Channel, serve
+from sandbox_runtime.delegate_messages import (
+    CellEnded,
+    CellStarted,
+    Connect,
+    Execute,
+    KernelEnded,
+    KernelOrder,
+    Printed,
+    Ready,
+)
+from sandbox_runtime.protocol.events import CellException, Result, Stream
+
+MAX_VALUE_BYTES = 10 * 1024 * 1024
+"""One MIME type of a result, and all of a result together; what is larger is left out."""
+
+MAX_EXCEPTION_CHARS = 256 * 1024
+"""Each of an exception's name, value and traceback: the first half and the last."""
+
+PRINTED_CHARS = 32 * 1024
+"""One report of output."""
+
+QUEUED_MESSAGES = 8
+
+RECONNECT_MS = 10
+"""How often a kernel that is still starting is looked for."""
+
+ASK_AGAIN_S = 0.2
+"""A kernel that has not heard our subscription yet answers where we do not hear it."""
+
+IDLE_WAIT_S = 2.0
+"""For "idle" after a cell's reply, while nothing else comes: user code can swallow it."""
+
+LAST_WORDS_S = 0.1
+"""Of silence, after which a kernel that ended has nothing more to be read."""
+
+MESSAGES_AT_ONCE = 100
+"""Before orders are looked at again."""
+
+FIELDS = {
+    "text/plain": "text",
+    "text/html": "html",
+    "text/markdown": "markdown",
+    "text/latex": "latex",
+    "application/javascript": "javascript",
+    "image/svg+xml": "svg",
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "application/json": "json",
+}
+
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
+
+
+def main() -> None:
+    serve(_Cells.serve)
+
+
+class _Cells:
+    """One kernel's cells, one after another."""
+
+    def __init__(self, channel: Channel, client: BlockingKernelClient) -> None:
+        self._channel = channel
+        self._session = client.session
+        self._client = client
+        self._shell: zmq.Socket[bytes] = client.shell_channel.socket
+        self._iopub: zmq.Socket[bytes] = client.iopub_channel.socket
+        self._orders = msgspec.json.Decoder(KernelOrder)
+        self._cell_id: str | None = None
+        """The message that asked for the cell that runs; None while none does."""
+        self._reply: dict[str, Any] | None = None
+        self._idle = False
+        self._raised = False
+
+    @classmethod
+    def serve(cls, channel: Channel) -> None:
+        order = channel.receive(msgspec.json.Decoder(Connect))
+        if order is None:
+            return
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context.rcvhwm = QUEUED_MESSAGES
+        context.reconnect_ivl = RECONNECT_MS
+        client = BlockingKernelClient(context=context)
+        client.load_connection_file(order.connection_file)
+        cells = cls(channel, client)
+        cells._wait_for_kernel()
+        channel.send(Ready())
+        cells._serve_orders()
+
+    def _wait_for_kernel(self) -> None:
+        """Returns when the kernel has answered and what it publishes is heard."""
+        while True:
+            asked = self._client.kernel_info()
+            until = time.monotonic() + ASK_AGAIN_S
+            answered = heard = False
+            while (left_s := until - time.monotonic()) > 0 and not (answered and heard):
+                ready = self._poll(left_s)
+                if self._channel.fileno() in ready:
+                    raise ConnectionError("ordered to end while the kernel started")
+                answered |= self._shell in ready and _is_for(self._receive(self._shell), asked)
+                heard |= self._iopub in ready and _is_for(self._receive(self._iopub), asked)
+            if answered and heard:
+                return
+
+    def _serve_orders(self) -> None:
+        while True:
+            # After its reply a cell has only so long to say that it is idle.
+            ready = self._poll(IDLE_WAIT_S if self._reply else None)
+            if not ready:
+                self._idle = True
+            if self._channel.fileno() in ready and not self._obey():
+                return
+            if self._iopub in ready:
+                self._take_published(MESSAGES_AT_ONCE)
+            if self._shell in ready:
+                self._take_reply()
+            self._end_cell_if_done()
+
+    def _obey(self) -> bool:
+        """Whether to go on."""
+        match self._channel.receive(self._orders):
+            case Execute(code=code):
+                self._reply, self._idle, self._raised = None, False, False
+                self._cell_id = self._client.execute(code, allow_stdin=False, stop_on_error=False)
+                return True
+            case KernelEnded():
+                while self._iopub in self._poll(LAST_WORDS_S):
+                    self._take_published(MESSAGES_AT_ONCE)
+                return False
+            case _:
+                return False
+
+    def _poll(self, timeout_s: float | None) -> set[Any]:
+        poller = zmq.Poller()
+        for source in (self._channel.fileno(), self._iopub, self._shell):
+            poller.register(source, zmq.POLLIN)
+        timeout_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
+        return {source for source, _ in poller.poll(timeout_ms)}
+
+    def _receive(self, source: zmq.Socket[bytes]) -> dict[str, Any] | None:
+        """The next message; None where there is none, or what there is is no message."""
+        try:
+            message: dict[str, Any] | None = self._session.recv(source, zmq.NOBLOCK)[1]
+        except Exception:  # noqa: BLE001 - what the kernel sends can be wrong in any way
+            return {}
+        return message
+
+    def _take_published(self, limit: int) -> None:
+        for _ in range(limit):
+            message = self._receive(self._iopub)
+            if message is None:
+                return
+            if self._cell_id is not None and _is_for(message, self._cell_id):
+                try:
+                    self._tell(message["msg_type"], message["content"])
+                except (KeyError, TypeError, AttributeError, ValueError):
+                    pass  # Made by hand, and wrongly.
+
+    def _tell(self, kind: str, content: dict[str, Any]) -> None:
+        match kind:
+            case "stream":
+                stream = Stream(content["name"])
+                text = _clean(content["text"])
+                for start in range(0, len(text), PRINTED_CHARS):
+                    piece = text[start : start + PRINTED_CHARS]
+                    self._channel.send(Printed(stream=stream, data=piece))
+            case "execute_result":
+                self._channel.send(result_from(content["data"], is_main=True))
+            case "display_data" | "update_display_data":
+                self._channel.send(result_from(content["data"], is_main=False))
+            case "error":
+                self._tell_exception(content)
+            case "execute_input":
+                self._channel.send(CellStarted())
+            case "status":
+                self._idle = self._idle or content["execution_state"] == "idle"
+
+    def _tell_exception(self, content: dict[str, Any]) -> None:
+        if self._raised:
+            return
+        exception = CellException(
+            timestamp="",
+            name=_shortened(content["ename"]),
+            value=_shortened(content["evalue"]),
+            traceback=_shortened(_ANSI.sub("", "\n".join(content["traceback"]))),
+        )
+        self._channel.send(exception)
+        self._raised = True
+
+    def _take_reply(self) -> None:
+        message = self._receive(self._shell)
+        if message and self._cell_id is not None and _is_for(message, self._cell_id):
+            content = message.get("content")
+            self._reply = content if isinstance(content, dict) else {}
+
+    def _end_cell_if_done(self) -> None:
+        if self._reply is None or not self._idle:
+            return
+        reply = self._reply
+        failed = self._raised or reply.get("status") != "ok"
+        if failed and not self._raised:
+            # An error that is told in the reply alone, as of a magic that the kernel refuses.
+            unknown = {"ename": "Error", "evalue": "the kernel refused the cell", "traceback": []}
+            try:
+                self._tell_exception({**unknown, **reply})
+            except (TypeError, AttributeError):
+                self._tell_exception(unknown)
+        count = reply.get("execution_count")
+        self._channel.send(
+            CellEnded(
+                failed=failed,
+                execution_count=count if isinstance(count, int) and 0 < count < 2**53 else None,
+                quits="ask_exit" in json.dumps(reply.get("payload", "")),
+            )
+        )
+        self._cell_id = self._reply = None
+
+
+def result_from(data: dict[str, Any], *, is_main: bool) -> Result:
+    """One result in all its MIME types that we know, each a text, or a value for JSON."""
+    values: dict[str, Any] = {}
+    notes = []
+    left_bytes = MAX_VALUE_BYTES
+    for mime, field in FIELDS.items():
+        if mime not in data:
+            continue
+        value = _plain(data[mime]) if field == "json" else _clean(data[mime])
+        size = len(msgspec.json.encode(value))
+        if size > left_bytes:
+            notes.append(f"[{mime} of {size:,} bytes is left out: over {MAX_VALUE_BYTES:,} bytes]")
+            continue
+        left_bytes -= size
+        values[field] = value.strip() if field in ("png", "jpeg") else value
+    if not values and not notes:
+        notes.append(f"[{', '.join(str(mime)[:100] for mime in list(data)[:10])}]")
+    if notes:
+        values["text"] = "\n".join([values["text"], *notes] if "text" in values else notes)
+    return Result(timestamp="", is_main=is_main, **values)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON that any reader takes: without NaN, lone surrogates, endless numbers."""
+    try:
+        msgspec.json.encode(value)
+    except (ValueError, OverflowError, RecursionError):
+        return json.dumps(value)
+    return value
+
+
+def _clean(value: object) -> str:
+    """Text without lone surrogates, which JSON from Python can hold and UTF-8 cannot."""
+    if isinstance(value, list):
+        return "".join(_clean(line) for line in value)
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return str(value.encode("utf-16", "surrogatepass"), "utf-16", "replace")
+    return value
+
+
+def _shortened(value: object) -> str:
+    text = _clean(value)
+    if len(text) <= MAX_EXCEPTION_CHARS:
+        return text
+    half = MAX_EXCEPTION_CHARS // 2
+    return f"{text[:half]}\n[…]\n{text[-half:]}"
+
+
+def _is_for(message: dict[str, Any] | None, msg_id: str) -> bool:
+    """Whether `message` was caused by the message `msg_id`."""
+    try:
+        return bool(message and message["parent_header"]["msg_id"] == msg_id)
+    except (KeyError, TypeError):
+        return False

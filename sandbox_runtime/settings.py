@@ -1,0 +1,79 @@
+"""Reads what the runtime is told by its environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+PREFIX = "COLDFRAME_RUNTIME_"
+
+MAX_ID = 2**32 - 2
+"""The largest user or group id; the one above it means "leave as it is" to the kernel."""
+
+
+class SettingsError(Exception):
+    """Variables of the environment are wrong; the message names each of them."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What differs between one sandbox and the next. Paths are absolute."""
+
+    socket: Path
+    token_file: Path
+    uid: int
+    """Of the user's programs. Where it is the runtime's own, nothing is switched."""
+    gid: int
+    home: Path
+    user_env: Path
+    """`KEY=VALUE` lines, the environment that each of the user's programs starts from."""
+    cgroup: Path | None
+    """A cgroup2 directory that the runtime may write to; None: processes are found in /proc."""
+    scratch: Path
+    """A directory of the runtime's, in which user programs open what they know the name of."""
+    workspace: Path
+    python: Path
+    """The user's interpreter, for kernels."""
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
+        """Raises `SettingsError`."""
+        reader = _Reader(env)
+        settings = cls(
+            socket=reader.path("SOCKET", "/run/coldframe/runtime.sock"),
+            token_file=reader.path("TOKEN_FILE", "/run/coldframe/token"),
+            uid=reader.id("UID", 1000),
+            gid=reader.id("GID", 1000),
+            home=reader.path("HOME", "/home/sandbox"),
+            user_env=reader.path("USER_ENV", "/etc/coldframe/user-env"),
+            cgroup=reader.path("CGROUP", "/cg") if env.get(PREFIX + "CGROUP") != "" else None,
+            scratch=reader.path("SCRATCH", "/run/coldframe-scratch"),
+            workspace=reader.path("WORKSPACE", "/workspace"),
+            python=reader.path("PYTHON", "/usr/bin/python3"),
+        )
+        if reader.mistakes:
+            raise SettingsError("; ".join(reader.mistakes))
+        return settings
+
+
+class _Reader:
+    """Converts variables one by one and collects what is wrong with them."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self.mistakes: list[str] = []
+
+    def path(self, name: str, default: str) -> Path:
+        path = Path(self._env.get(PREFIX + name, default))
+        if not path.is_absolute():
+            self.mistakes.append(f"{PREFIX}{name} must be an absolute path, not {str(path)!r}")
+        return path
+
+    def id(self, name: str, default: int) -> int:
+        text = self._env.get(PREFIX + name, str(default))
+        if not text.isascii() or not text.isdigit() or int(text) > MAX_ID:
+            self.mistakes.append(f"{PREFIX}{name} must be a number up to {MAX_ID}, not {text!r}")
+            return default
+        return int(text)

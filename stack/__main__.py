@@ -1,0 +1,100 @@
+"""`python -m stack up|down|status|logs|tour|prepare|clean`: what `make` calls."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from container.errors import ContainerError
+from stack import status, tour
+from stack.errors import StackError
+from stack.programs import ProgramName
+from stack.progress import Progress
+from stack.settings import StackSettings
+from stack.stack import Stack
+from workers.contract.settings import InvalidSettings
+
+COMMANDS = ("up", "down", "status", "logs", "tour", "prepare", "clean")
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
+    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("program", nargs="?", choices=tuple(ProgramName), help="logs: of which")
+    options = parser.parse_args(arguments)
+    progress = Progress(sys.stdout)
+    try:
+        stack = Stack(StackSettings.from_env(), progress=progress)
+        with progress.step(options.command):
+            return _run(stack, options.command, options.program)
+    except InvalidSettings as error:
+        return _report("settings_invalid", str(error), "Correct the environment variables.")
+    except (StackError, ContainerError) as error:
+        return _report(error.code, str(error), error.hint)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(stack: Stack, command: str, program: str | None) -> int:
+    match command:
+        case "up":
+            stack.up()
+            if stack.settings.tour:
+                tour.show(stack)
+            print(_directions(stack))
+        case "down":
+            stack.down()
+        case "status":
+            found = status.look(stack)
+            print(found.render())
+            return 0 if found.is_healthy else 1
+        case "logs":
+            _follow_logs(stack, program)
+        case "tour":
+            tour.show(stack)
+        case "prepare":
+            stack.prepare()
+        case "clean":
+            stack.clean()
+    return 0
+
+
+def _directions(stack: Stack) -> str:
+    """Where everything listens and what to type next."""
+    settings, url = stack.settings, stack.settings.url
+    env_file = settings.state_dir / "client.env"
+    return f"""
+Coldframe is up (node {settings.node}, driver {stack.driver}).
+
+  API       {url}/v1/            (its description: {url}/v1/openapi.json)
+  Flower    {url}/flower/        (any user name; the password is the API key)
+  Metrics   {url}/metrics
+  Logs      {settings.log_dir}/
+  Clients   {env_file}    (COLDFRAME_URL and COLDFRAME_API_KEY)
+
+Next:
+  . {env_file}
+  curl -X PUT -H "Authorization: Bearer $COLDFRAME_API_KEY" $COLDFRAME_URL/v1/sandboxes/mine
+  curl -N -H "Authorization: Bearer $COLDFRAME_API_KEY" -H "Accept: text/event-stream" \\
+    -H "Content-Type: application/json" \\
+    -d '{{"command": "for i in 1 2 3; do echo $i; sleep 1; done"}}' \\
+    $COLDFRAME_URL/v1/sandboxes/mine/exec
+  make status | make logs P=web | make down
+"""
+
+
+def _follow_logs(stack: Stack, program: str | None) -> None:
+    names = [ProgramName(program)] if program else list(ProgramName)
+    paths = [str(stack.processes.log_path(name)) for name in names]
+    os.execvp("tail", ["tail", "-n", "50", "-F", *paths])
+
+
+def _report(code: str, message: str, hint: str) -> int:
+    print(f"error ({code}): {message}\n{hint}", file=sys.stderr)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

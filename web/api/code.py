@@ -1,0 +1,77 @@
+"""The route of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from flask import Response
+
+from web.api.job_answers import JobAnswers, Order, digest_of
+from web.operations import Operation
+from web.outcomes import CodeOutcome
+from web.schemas import CodeRequest, CodeResult, JobView, language_of
+from workers.contract.errors import ContextLanguageDiffers, ContextNotFound
+from workers.contract.jobs import Job, JobKind, line_of, new_id
+from workers.contract.sandboxes import DEFAULT_CONTEXT_PREFIX, ContextRecord
+from workers.contract.store import SandboxStore
+
+DEFAULT_LANGUAGE = "python"
+
+
+class CodeRoutes:
+    """Cells, in a code context of a sandbox that is there."""
+
+    def __init__(
+        self, *, sandboxes: SandboxStore, answers: JobAnswers, now: Callable[[], str]
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._answers = answers
+        self._now = now
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "POST",
+                "/v1/sandboxes/{name}/code",
+                self.run,
+                {200: CodeResult, 202: JobView},
+                makes_job=True,
+                streams=True,
+            )
+        ]
+
+    def run(self, owner: str, name: str, body: CodeRequest) -> Response:
+        """Run a cell in a code context, or in the sandbox's own context of the language."""
+        language = body.asked_language()
+        sandbox = self._sandboxes.by_name(owner, name)
+        context = self._context(sandbox.id, body, language)
+        spec = body.to_spec(context)
+        job = Job(
+            id=new_id(),
+            kind=JobKind.CODE,
+            owner=owner,
+            spec=spec,
+            created_at=self._now(),
+            sandbox_id=sandbox.id,
+            sandbox=sandbox.name,
+            line=line_of(sandbox.id, spec),
+        )
+        return self._answers.answer(Order(job, outcome=CodeOutcome, digest=digest_of(body)))
+
+    def _context(self, sandbox_id: str, body: CodeRequest, language: str | None) -> ContextRecord:
+        if body.context is msgspec.UNSET:
+            return self._default_context(sandbox_id, language or language_of(DEFAULT_LANGUAGE))
+        context = self._sandboxes.context(sandbox_id, body.context)
+        if language is not None and language != context.language:
+            raise ContextLanguageDiffers(f"The context {context.id} speaks {context.language}.")
+        return context
+
+    def _default_context(self, sandbox_id: str, language: str) -> ContextRecord:
+        context_id = f"{DEFAULT_CONTEXT_PREFIX}{language}"
+        try:
+            return self._sandboxes.context(sandbox_id, context_id)
+        except ContextNotFound:
+            context = ContextRecord(id=context_id, language=language, created_at=self._now())
+            self._sandboxes.add_context(sandbox_id, context)
+            return context

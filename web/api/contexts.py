@@ -1,0 +1,69 @@
+"""The routes of code contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flask import Response
+
+from web.api.sessions import running
+from web.operations import Operation, json_answer, no_content
+from web.schemas import ContextRequest, ContextsPage, ContextView, context_view, language_of
+from workers.contract.jobs import new_id
+from workers.contract.queue import ControlChannel, EndContext
+from workers.contract.sandboxes import ContextRecord
+from workers.contract.store import SandboxStore
+
+
+class ContextRoutes:
+    """Kernels of a sandbox, and the variables that they hold."""
+
+    def __init__(
+        self, *, sandboxes: SandboxStore, control: ControlChannel, now: Callable[[], str]
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._control = control
+        self._now = now
+
+    def operations(self) -> list[Operation]:
+        all_of = "/v1/sandboxes/{name}/contexts"
+        one = f"{all_of}/{{id}}"
+        return [
+            Operation("POST", all_of, self.create, {201: ContextView}),
+            Operation("GET", all_of, self.list_all, {200: ContextsPage}),
+            Operation("GET", one, self.get, {200: ContextView}),
+            Operation("DELETE", one, self.remove, {204: None}),
+        ]
+
+    def create(self, owner: str, name: str, body: ContextRequest) -> Response:
+        """Create a code context; its kernel starts with its first cell."""
+        language = language_of(body.language)
+        sandbox = running(self._sandboxes.by_name(owner, name))
+        context = ContextRecord(
+            id=new_id(),
+            language=language,
+            created_at=self._now(),
+            cwd=body.cwd,
+            env_vars=body.env_vars,
+        )
+        self._sandboxes.add_context(sandbox.id, context)
+        return json_answer(context_view(context), 201)
+
+    def list_all(self, owner: str, name: str) -> Response:
+        """The sandbox's code contexts, oldest first."""
+        records = self._sandboxes.contexts(self._sandboxes.by_name(owner, name).id)
+        oldest_first = sorted(records, key=lambda record: record.created_at)
+        return json_answer(ContextsPage(contexts=[context_view(record) for record in oldest_first]))
+
+    def get(self, owner: str, name: str, id: str) -> Response:
+        """One code context."""
+        sandbox = self._sandboxes.by_name(owner, name)
+        return json_answer(context_view(self._sandboxes.context(sandbox.id, id)))
+
+    def remove(self, owner: str, name: str, id: str) -> Response:
+        """End a code context's kernel and forget the context."""
+        sandbox = self._sandboxes.by_name(owner, name)
+        self._sandboxes.drop_context(sandbox.id, id)
+        if sandbox.node is not None:
+            self._control.send(sandbox.node, EndContext(sandbox.id, id))
+        return no_content()

@@ -1,0 +1,260 @@
+"""The web's composition root: `gunicorn --config web/gunicorn_conf.py 'web.app:create_app()'`."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import redis
+import structlog
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
+
+from web import errors
+from web.admission import Admission
+from web.api.builds import BuildRoutes
+from web.api.code import CodeRoutes
+from web.api.contexts import ContextRoutes
+from web.api.document import DocumentRoutes
+from web.api.execs import ExecRoutes
+from web.api.flower import FlowerRoutes
+from web.api.health import HealthRoutes
+from web.api.job_answers import JobAnswers
+from web.api.jobs import JobList, JobRoutes
+from web.api.nodes import NodeRoutes
+from web.api.sandboxes import SandboxRoutes
+from web.api.sessions import SessionRoutes
+from web.auth import Keys
+from web.cancellation import Cancellation
+from web.metrics import Metrics
+from web.names import SandboxNames
+from web.operations import Operation, json_answer, register
+from web.placement import Placement
+from web.readers import Readers
+from web.settings import Settings
+from workers.contract.connection import RedisClient, connect
+from workers.contract.errors import Fault
+from workers.contract.jobs import new_id
+from workers.contract.queue import ControlChannel, JobQueue, celery_app
+from workers.contract.store import JobStore, NodeStore, SandboxStore
+from workers.contract.stream import EventStream, Hub
+
+PAGES = "/flower/"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+_CLOSING = "coldframe.closing"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+log = structlog.get_logger(__name__)
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """The whole application. To be called in the process that serves: it starts a thread."""
+    settings = settings or Settings.from_env()
+    if not structlog.is_configured():
+        configure_logs()
+    app = Flask("web", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes
+    # A path is what it says: no redirects to a tidier one.
+    app.url_map.merge_slashes = False
+
+    store = settings.store
+    client = connect(store, max_connections=settings.redis_connections)
+    jobs = JobStore(client, retention_s=store.retention_s)
+    sandboxes = SandboxStore(client, retention_s=store.retention_s)
+    nodes = NodeStore(client)
+    stream = EventStream(client, retention_s=store.retention_s, now=timestamp)
+    queue = JobQueue(celery_app(store))
+    control = ControlChannel(client)
+    hub = Hub(client)
+    readers = Readers(
+        hub=hub, stream=stream, limit=settings.max_readers, patience_s=settings.patience_s
+    )
+    admission = Admission(client, settings.redis_full_percent)
+    metrics = Metrics(readers=lambda: readers.count, redis_up=lambda: _answers(client))
+    placement = Placement(
+        sandboxes=sandboxes,
+        nodes=nodes,
+        queue=queue,
+        control=control,
+        readers=readers,
+        admission=admission,
+    )
+    cancellation = Cancellation(
+        jobs=jobs,
+        sandboxes=sandboxes,
+        stream=stream,
+        queue=queue,
+        control=control,
+        now=timestamp,
+    )
+    answers = JobAnswers(
+        jobs=jobs,
+        queue=queue,
+        readers=readers,
+        admission=admission,
+        cancellation=cancellation,
+        metrics=metrics,
+        heartbeat_s=settings.heartbeat_s,
+        wait_limit_s=settings.wait_limit_s,
+    )
+    job_list = JobList(jobs)
+    document = DocumentRoutes(version=_version())
+    operations = [
+        *SandboxRoutes(sandboxes=sandboxes, placement=placement, now=timestamp).operations(),
+        *ExecRoutes(
+            sandboxes=sandboxes, names=SandboxNames(sandboxes), answers=answers, now=timestamp
+        ).operations(),
+        *CodeRoutes(sandboxes=sandboxes, answers=answers, now=timestamp).operations(),
+        *SessionRoutes(sandboxes=sandboxes, control=control, now=timestamp).operations(),
+        *ContextRoutes(sandboxes=sandboxes, control=control, now=timestamp).operations(),
+        *BuildRoutes(
+            jobs=job_list,
+            answers=answers,
+            placement=placement,
+            now=timestamp,
+            max_body_bytes=settings.max_body_bytes,
+            max_archive_bytes=settings.max_archive_bytes,
+        ).operations(),
+        *JobRoutes(
+            jobs=job_list,
+            stream=stream,
+            readers=readers,
+            answers=answers,
+            cancellation=cancellation,
+        ).operations(),
+        *NodeRoutes(nodes).operations(),
+        *HealthRoutes(placement=placement, metrics=metrics).operations(),
+        *FlowerRoutes(settings.flower_socket).operations(),
+        *document.operations(),
+    ]
+    document.describe(operations)
+    _guard(app, Keys(settings.api_key), operations)
+    _finish(app, metrics)
+    _answer_errors(app)
+    register(app, operations)
+    hub.start()
+    app.extensions[_CLOSING] = [client.close, hub.stop]
+    return app
+
+
+def close_app(app: Flask) -> None:
+    """Ends what `create_app` began, in reverse order."""
+    for close in reversed(app.extensions[_CLOSING]):
+        close()
+
+
+def timestamp() -> str:
+    """RFC 3339, UTC, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def configure_logs() -> None:
+    """JSON lines on standard error."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _guard(app: Flask, keys: Keys, operations: list[Operation]) -> None:
+    """Lets nobody in without a key; also not to paths and methods that do not exist."""
+    keyless = {operation.name for operation in operations if not operation.needs_key}
+
+    @app.before_request
+    def check_key() -> None:
+        g.started = time.monotonic()
+        sent = request.headers.get("X-Request-Id", "")
+        g.request_id = sent if _REQUEST_ID.fullmatch(sent) else new_id()
+        if request.endpoint in keyless:
+            return
+        if request.path.startswith(PAGES):
+            g.owner = keys.owner_of_page(request)
+        else:
+            g.owner = keys.owner_of(request)
+
+
+def _finish(app: Flask, metrics: Metrics) -> None:
+    """What every answer has, and what is counted of it."""
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.request_id
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        metrics.request_answered(
+            route=request.url_rule.rule if request.url_rule else "unknown",
+            method=request.method if request.method in METHODS else "other",
+            status=response.status_code,
+            seconds=time.monotonic() - g.started,
+        )
+        return response
+
+
+def _answer_errors(app: Flask) -> None:
+    """Turns whatever is raised into an error's body, by the table."""
+
+    @app.errorhandler(Exception)
+    def answer(error: Exception) -> Response:
+        fault = _fault_of(error)
+        row = errors.row_of(fault)
+        headers = {}
+        if row.retry_after_s is not None:
+            headers["Retry-After"] = str(row.retry_after_s)
+        if isinstance(error, MethodNotAllowed):
+            headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
+        if isinstance(error, errors.Unauthorized):
+            scheme = "Basic" if request.path.startswith(PAGES) else "Bearer"
+            headers["WWW-Authenticate"] = f'{scheme} realm="coldframe"'
+        if type(fault) is Fault:
+            log.error("request failed", request_id=g.request_id, path=request.path, exc_info=error)
+        elif row.status >= 500:
+            log.warning(
+                "request refused",
+                request_id=g.request_id,
+                path=request.path,
+                code=fault.code,
+                reason=fault.message,
+            )
+        return json_answer(errors.answer_of(fault, g.request_id), row.status, headers)
+
+
+def _fault_of(error: Exception) -> Fault:
+    match error:
+        case Fault():
+            return error
+        case NotFound():
+            return errors.RouteNotFound()
+        case MethodNotAllowed():
+            return errors.MethodNotAllowed(sorted(error.valid_methods or ()))
+        case RequestEntityTooLarge():
+            return errors.BodyTooLarge(request.max_content_length)
+        case HTTPException(code=code, description=description) if code and code < 500:
+            return errors.UnreadableBody(description or "The request cannot be read.")
+        case _:
+            return errors.internal_error()
+
+
+def _answers(client: RedisClient) -> float:
+    try:
+        client.ping()
+    except redis.exceptions.RedisError:
+        return 0.0
+    return 1.0
+
+
+def _version() -> str:
+    try:
+        return version("coldframe-server")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,35 @@
+"""How gunicorn runs the web.
+
+It is read before gevent has patched anything, and so imports nothing of ours but the settings.
+"""
+
+from gunicorn.workers.base import Worker
+
+from web.settings import Settings
+
+_settings = Settings.from_env()
+
+bind = f"{_settings.host}:{_settings.port}"
+workers = _settings.processes
+worker_class = "gevent"
+# Besides the readers, room for requests that are answered at once, so that these are never starved.
+worker_connections = _settings.max_readers + 1000
+# The application is made in each worker, after the fork and the patching: it starts a thread.
+preload_app = False
+keepalive = 75
+timeout = 60
+# Streams do not end by themselves, and resume elsewhere.
+graceful_timeout = 5
+control_socket_disable = True
+limit_request_line = 8190
+limit_request_fields = 100
+# The address of the client is nowhere used, so nobody is believed about it.
+forwarded_allow_ips = ""
+accesslog = None
+errorlog = "-"
+
+
+def worker_exit(_: object, worker: Worker) -> None:
+    from web.app import close_app  # Not before the worker has patched what it imports.
+
+    close_app(worker.wsgi)

@@ -1,0 +1,161 @@
+"""Finds, makes and removes sandboxes: writes what is wanted and waits until a node has done it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from web.admission import Admission
+from web.errors import SandboxStarting
+from web.readers import Reader, Readers
+from workers.contract.errors import NoNode, SandboxFailed, SandboxNotFound
+from workers.contract.queue import ControlChannel, JobQueue, RemoveSandbox
+from workers.contract.sandboxes import Sandbox, SandboxState
+from workers.contract.store import NodeStore, SandboxStore, changed_channel
+
+CREATE_LIMIT_S = 60.0
+REMOVE_LIMIT_S = 30.0
+
+LOOK_S = 1.0
+"""A waiting request looks at the record so often, even if nothing is published."""
+
+DRIVER_UNAVAILABLE = "driver_unavailable"
+"""What a node says of a sandbox that it could not make because its engine was away."""
+
+
+class Placement:
+    """Safe to share between threads."""
+
+    def __init__(
+        self,
+        *,
+        sandboxes: SandboxStore,
+        nodes: NodeStore,
+        queue: JobQueue,
+        control: ControlChannel,
+        readers: Readers,
+        admission: Admission,
+        create_limit_s: float = CREATE_LIMIT_S,
+        remove_limit_s: float = REMOVE_LIMIT_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._nodes = nodes
+        self._queue = queue
+        self._control = control
+        self._readers = readers
+        self._admission = admission
+        self._create_limit_s = create_limit_s
+        self._remove_limit_s = remove_limit_s
+        self._monotonic = monotonic
+
+    def check_nodes(self) -> None:
+        """Raises `NoNode`, with what the nodes say of themselves."""
+        nodes = self._nodes.all()
+        if any(node.ready for node in nodes):
+            return
+        problems = [f"{node.id}: {node.problem or 'not ready'}" for node in nodes]
+        raise NoNode("; ".join(problems) if problems else "No worker is running.")
+
+    def find(self, owner: str, name: str) -> Sandbox | None:
+        """The sandbox of this name that is there, or on its way; None where there is none."""
+        try:
+            found = self._sandboxes.by_name(owner, name)
+        except SandboxNotFound:
+            return None
+        gone = (SandboxState.FAILED, SandboxState.REMOVED)
+        return None if found.state in gone else found
+
+    def find_or_make(self, wanted: Sandbox) -> tuple[Sandbox, bool]:
+        """The sandbox of this name, running, and whether it is the new one.
+
+        Raises `NoNode`, `SandboxFailed`, `SandboxStarting`, `QueueUnavailable`.
+        """
+        deadline = self._monotonic() + self._create_limit_s
+        while True:
+            found = self.find(wanted.owner, wanted.name)
+            created = False
+            if found is None:
+                self._admission.check()
+                self.check_nodes()
+                found, created = self._sandboxes.find_or_create(wanted)
+            if found.state is SandboxState.REMOVING:
+                # Its name is free again once it is gone.
+                self._wait(found, deadline, SandboxState.REMOVED, SandboxState.FAILED)
+                continue
+            if found.state is SandboxState.RUNNING:
+                return found, False
+            return self._made(found, deadline), created
+
+    def remove(self, sandbox: Sandbox) -> bool:
+        """Whether it is gone; False where its node has not said so in time."""
+        deadline = self._monotonic() + self._remove_limit_s
+        # What no node has claimed, or what was never made, has nothing to be taken down.
+        unmade = [SandboxState.FAILED]
+        if sandbox.node is None:
+            unmade.append(SandboxState.CREATING)
+        if self._sandboxes.move(sandbox, to=SandboxState.REMOVED, since=unmade):
+            node = self._node_of(sandbox)
+            if node is not None and sandbox.state is SandboxState.CREATING:
+                self._control.send(node, RemoveSandbox(sandbox.id))
+            return True
+        self._sandboxes.move(
+            sandbox,
+            to=SandboxState.REMOVING,
+            since=(SandboxState.CREATING, SandboxState.RUNNING),
+        )
+        node = self._node_of(sandbox)
+        if node is not None:
+            self._control.send(node, RemoveSandbox(sandbox.id))
+        try:
+            self._wait(sandbox, deadline, SandboxState.REMOVED, SandboxState.FAILED)
+        except SandboxStarting:
+            return False
+        return True
+
+    def _made(self, sandbox: Sandbox, deadline: float) -> Sandbox:
+        with self._readers.open(changed_channel(sandbox.id)) as reader:
+            if sandbox.node is None:
+                # Also for one that is found: the message for it may not have been sent.
+                self._queue.place(sandbox.id)
+            made = self._wait_with(
+                reader, sandbox, deadline, SandboxState.RUNNING, SandboxState.FAILED
+            )
+        if made is None or made.state is SandboxState.REMOVED:
+            raise SandboxFailed(f"The sandbox {sandbox.name} was removed while it was made.")
+        if made.state is SandboxState.FAILED:
+            message = made.error.message if made.error else "No reason is known."
+            if made.error and made.error.code == DRIVER_UNAVAILABLE:
+                raise NoNode(message)
+            raise SandboxFailed(f"The sandbox {sandbox.name} could not be made: {message}")
+        return made
+
+    def _wait(self, sandbox: Sandbox, deadline: float, *states: SandboxState) -> None:
+        with self._readers.open(changed_channel(sandbox.id)) as reader:
+            self._wait_with(reader, sandbox, deadline, *states)
+
+    def _wait_with(
+        self, reader: Reader, sandbox: Sandbox, deadline: float, *states: SandboxState
+    ) -> Sandbox | None:
+        """The sandbox in one of the states, or removed; None where its record is gone.
+
+        Raises `SandboxStarting`.
+        """
+        while True:
+            try:
+                current = self._sandboxes.get(sandbox.id)
+            except SandboxNotFound:
+                return None
+            if current.state in (*states, SandboxState.REMOVED):
+                return current
+            left_s = deadline - self._monotonic()
+            if left_s <= 0:
+                raise SandboxStarting(f"The sandbox {sandbox.name} is {current.state.value}.")
+            reader.wait_for_message(min(left_s, LOOK_S))
+
+    def _node_of(self, sandbox: Sandbox) -> str | None:
+        """As it is now: a node may have claimed it since it was read."""
+        try:
+            return self._sandboxes.get(sandbox.id).node
+        except SandboxNotFound:
+            return None

@@ -1,0 +1,136 @@
+"""Follows jobs for the requests that wait for them, bounded in number, patient with Redis."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from web.errors import TooManyReaders
+from workers.contract.errors import StoreUnavailable
+from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent
+from workers.contract.stream import EventStream, Hub, Subscription, channel_of, follow
+
+RETRY_S = 0.5
+"""Between two looks whether Redis is back."""
+
+log = structlog.get_logger(__name__)
+
+
+class Reader:
+    """One request's place among the readers; closed by who opened it."""
+
+    def __init__(self, readers: Readers, subscription: Subscription) -> None:
+        self._readers = readers
+        self._subscription = subscription
+        self._closed = False
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """May be called again."""
+        if not self._closed:
+            self._closed = True
+            self._readers.release(self._subscription)
+
+    def turn_to(self, channel: str) -> None:
+        """Keeps the place and listens to another channel."""
+        self._subscription = self._readers.exchange(self._subscription, channel)
+
+    def wait_for_message(self, timeout_s: float) -> None:
+        """Until something is published, or was perhaps missed, or the time is over."""
+        self._subscription.take(timeout_s)
+
+    def events(
+        self, job_id: str, *, after: EventId = BEFORE_ALL, tick_s: float
+    ) -> Iterator[PublishedEvent | None]:
+        """As `stream.follow`, with None at least so often as every `tick_s`; outlives Redis.
+
+        Raises `StoreUnavailable` once Redis has been away for longer than readers are patient.
+        """
+        last = after
+        away_since: float | None = None
+        while True:
+            try:
+                for event in follow(
+                    self._readers.stream, self._subscription, job_id, after=last, heartbeat_s=tick_s
+                ):
+                    away_since = None
+                    if event is not None:
+                        last = event.id
+                    yield event
+            except StoreUnavailable as fault:
+                now = time.monotonic()
+                if away_since is None:
+                    away_since = now
+                    log.warning("reader waits for redis", job_id=job_id, reason=fault.message)
+                if now - away_since > self._readers.patience_s:
+                    raise
+                yield None
+                time.sleep(RETRY_S)
+            else:
+                return
+
+
+class Readers:
+    """All readers of this process."""
+
+    def __init__(self, *, hub: Hub, stream: EventStream, limit: int, patience_s: float) -> None:
+        self.stream = stream
+        self.patience_s = patience_s
+        self._hub = hub
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    def open(self, channel: str) -> Reader:
+        """Subscribes, without waiting for Redis to confirm it. Raises `TooManyReaders`."""
+        with self._lock:
+            if self._count >= self._limit:
+                raise TooManyReaders(f"{self._limit} streams and waiting requests are open.")
+            self._count += 1
+        return Reader(self, self._hub.subscribe(channel))
+
+    def open_job(self, job_id: str) -> Reader:
+        return self.open(channel_of(job_id))
+
+    def release(self, subscription: Subscription) -> None:
+        self._hub.unsubscribe(subscription)
+        with self._lock:
+            self._count -= 1
+
+    def exchange(self, subscription: Subscription, channel: str) -> Subscription:
+        self._hub.unsubscribe(subscription)
+        return self._hub.subscribe(channel)
+
+
+def client_left(environ: Mapping[str, Any]) -> bool:
+    """Whether the client has closed its side; False where the server does not show its socket."""
+    connection = environ.get("gunicorn.socket")
+    if connection is None:
+        return False
+    try:
+        readable, _, _ = select.select([connection], [], [], 0)
+        # What can be read is the end, or the client's next request, which stays where it is.
+        return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
+    except (OSError, ValueError):
+        return True

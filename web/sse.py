@@ -1,0 +1,60 @@
+"""Writes server-sent events: the only place that knows their form."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from workers.contract.events import PublishedEvent
+
+CONTENT_TYPE = "text/event-stream"
+
+HEADERS = {
+    "Content-Type": CONTENT_TYPE,
+    "Cache-Control": "no-cache, no-transform",
+    # nginx holds back what it proxies unless it is told not to.
+    "X-Accel-Buffering": "no",
+}
+
+RETRY_MS = 2000
+
+OPENING = f": ok\nretry: {RETRY_MS}\n\n".encode()
+"""Sent at once: proxies pass the headers on, and the client knows that it is heard."""
+
+HEARTBEAT = b": hb\n\n"
+
+# Line ends to some programs, though not to SSE: a client that splits lines at them would read the
+# rest of a line of output as a field. In UTF-8 these bytes occur as nothing else.
+_LINE_ENDS = (
+    ("\u2028".encode(), rb"\u2028"),
+    ("\u2029".encode(), rb"\u2029"),
+    ("\u0085".encode(), rb"\u0085"),
+)
+
+
+def frame(event: PublishedEvent) -> bytes:
+    """One event. Its JSON has no line end of its own; in strings they are escaped."""
+    json = event.json
+    for raw, escaped in _LINE_ENDS:
+        if raw in json:
+            json = json.replace(raw, escaped)
+    return b"id: %b\ndata: %b\n\n" % (str(event.id).encode(), json)
+
+
+def frames(
+    events: Iterator[PublishedEvent | None],
+    *,
+    heartbeat_s: float,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Iterator[bytes]:
+    """The body of a stream. For a None among the events a heartbeat, where one is due."""
+    yield OPENING
+    written = monotonic()
+    for event in events:
+        if event is not None:
+            yield frame(event)
+        elif monotonic() - written >= heartbeat_s * 0.9:
+            yield HEARTBEAT
+        else:
+            continue
+        written = monotonic()
