@@ -11,6 +11,10 @@ from collections.abc import Mapping
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a variable may be called."""
 
+_EVAL = "builtin command eval"
+"""Bash's own, whatever the user has redefined. Alone, `builtin eval` would let an assignment in the
+command go through to the variable that `A=1` hides, and in POSIX mode `eval` keeps `A=1` for good."""
+
 _SAVED = "__coldframe_"
 """Before the name of a variable that holds, during a command, how to restore another."""
 
@@ -34,7 +38,7 @@ def command_script(command: str, *, cwd: str | None, env: Mapping[str, str | Non
     unset = "".join(f"{_save(name)}; " for name, value in env.items() if value is None)
     enter = f"{change_directory(cwd)} && " if cwd is not None else ""
     assign = "".join(f"{name}={quoted(value)} " for name, value in env.items() if value is not None)
-    return f"{unset}{enter}{assign}builtin eval {quoted(command)}\n"
+    return f"{unset}{enter}{assign}{_EVAL} {quoted(command)}\n"
 
 
 def cleanup_lines(*, cwd: str | None, env: Mapping[str, str | None], home_cwd: str) -> str:

@@ -6,7 +6,9 @@ beside the kernel's connection file. It therefore imports nothing of ours. As ip
 - a message for a reader that is slow is dropped, the one that says "idle" included, and printing
   fills the memory meanwhile, as it does afterwards: all that was printed is kept for `%history`;
 - what a cell's child processes wrote can come after the cell's end;
-- a character of theirs of more than one byte can be cut in two, and is then lost.
+- a character of theirs of more than one byte can be cut in two, and is then lost;
+- with a character that is not one (of a file name that is not UTF-8), all that was printed with it
+  is lost.
 """
 
 from __future__ import annotations
@@ -65,6 +67,10 @@ class BoundedStream(iostream.OutStream):  # type: ignore[misc]
         self._held_chars = 0
         super()._flush()
 
+    def _flush_buffers(self) -> Iterator[tuple[Any, str]]:
+        for parent, text in super()._flush_buffers():
+            yield parent, _encodable(text)
+
     def _watch_pipe_fd(self) -> None:
         poll = select.poll()
         poll.register(self._fid, select.POLLIN)
@@ -109,6 +115,15 @@ class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
 @contextmanager
 def _keep_nothing(shell: Any, channel: str) -> Iterator[None]:
     yield
+
+
+def _encodable(text: str) -> str:
+    """`text` without lone surrogates, as a file name can hold: UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _readable_bytes(descriptor: int) -> int:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from sandbox_runtime.cancellation import TIMED_OUT, Cancellation
@@ -103,7 +104,7 @@ class Executions:
             raise ExecutionForgotten("it ended, and its end was acknowledged")
         execution = self._executions.get(execution_id)
         if execution is not None:
-            if execution.request != request:
+            if not _asks_the_same(execution.request, request):
                 raise ExecutionConflict("the execution of this id was asked to do something else")
             return execution
         if isinstance(request, ExecRequest):
@@ -204,3 +205,9 @@ class Executions:
         if oldest is None or self._clock() - (oldest.ended_at or 0) < ABANDONED_AFTER_S:
             raise TooManyExecutions(f"the sandbox holds {MAX_EXECUTIONS} executions already")
         self._forget(oldest.id)
+
+
+def _asks_the_same(first: ExecutionRequest, second: ExecutionRequest) -> bool:
+    """Whoever takes over knows less of its deadline: the first request's stands."""
+    replace = msgspec.structs.replace
+    return replace(first, timeout_ms=None) == replace(second, timeout_ms=None)

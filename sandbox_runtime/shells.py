@@ -12,7 +12,7 @@ Why it is like that, as measured with bash 5.2:
   has a line of its own.
 - Sourced: while bash reads a file it does not print what interactive shells do (`exit`, the number
   of a background job). `eval` in it: a syntax error then names no file of ours.
-- `A=1 builtin eval …`: the variable is as before when eval ends, however it ends.
+- `A=1 … eval …`: the variable is as before when eval ends, however it ends.
 """
 
 from __future__ import annotations

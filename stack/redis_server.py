@@ -34,7 +34,7 @@ bind {host}
 port {port}
 requirepass {password}
 daemonize no
-dir {directory}
+dir "{directory}"
 appendonly yes
 appendfsync everysec
 save ""

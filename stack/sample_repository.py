@@ -116,7 +116,13 @@ def _git(repository: Path, *arguments: str) -> None:
 
 @contextmanager
 def _served(directory: Path, address: str) -> Iterator[str]:
-    port = free_port(address)
+    try:
+        port = free_port(address)
+    except OSError as error:
+        raise TourFailed(
+            f"Nothing can be served on {address}, where sandboxes reach this machine: {error}",
+            hint="Is the engine on this machine, and not rootless? To skip: COLDFRAME_TOUR=0",
+        ) from error
     daemon = subprocess.Popen(
         [
             *("git", "daemon", "--reuseaddr", "--export-all", "--informative-errors"),

@@ -158,12 +158,13 @@ class Stack:
         if not self.settings.state_dir.is_dir():
             return
         with self._alone():
-            for name in reversed(ProgramName):
-                if name is ProgramName.REDIS:
-                    self._remove_sandboxes()
-                if self.processes.stop(name, grace_s=self._grace_s(name)):
-                    self._progress(f"{name}: ended")
-            shutil.rmtree(self.settings.run_dir, ignore_errors=True)
+            for name in (ProgramName.FLOWER, ProgramName.BEAT, ProgramName.WORKER, ProgramName.WEB):
+                self._end(name)
+            try:
+                self._remove_sandboxes()
+            finally:
+                self._end(ProgramName.REDIS)
+                shutil.rmtree(self.settings.run_dir, ignore_errors=True)
 
     def clean(self) -> None:
         """End everything and forget it: data, key and image too."""
@@ -181,7 +182,7 @@ class Stack:
 
     def stop(self, name: ProgramName) -> None:
         """End one program as `down` does."""
-        self.processes.stop(name, grace_s=self._grace_s(name))
+        self._end(name)
 
     def kill(self, name: ProgramName) -> None:
         """End one program as an accident does."""
@@ -268,8 +269,10 @@ class Stack:
     def _program(self, name: ProgramName) -> Program:
         return next(program for program in self._programs() if program.name is name)
 
-    def _grace_s(self, name: ProgramName) -> float:
-        return REDIS_GRACE_S if name is ProgramName.REDIS else GRACE_S
+    def _end(self, name: ProgramName) -> None:
+        grace_s = REDIS_GRACE_S if name is ProgramName.REDIS else GRACE_S
+        if self.processes.stop(name, grace_s=grace_s):
+            self._progress(f"{name}: ended")
 
     def _wait_until_ready(self) -> None:
         api = Api(self.client_env, timeout_s=5.0)

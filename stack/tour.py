@@ -72,7 +72,7 @@ def follow(events: Iterator[Event]) -> list[Event]:
         seen.append(event)
         for line in describe(event):
             elapsed_s = time.monotonic() - started_s
-            print(f"  {elapsed_s:6.2f} s  {line[:NARROW]}", flush=True)
+            print(f"  {elapsed_s:6.2f} s  {line[:NARROW].rstrip()}", flush=True)
     if not seen or seen[-1].type != "complete" or seen[-1].conclusion != "success":
         last = " ".join(describe(seen[-1])) if seen else "nothing"
         raise TourFailed(

@@ -110,6 +110,7 @@ class RunningRuntime:
 
     def __init__(self, process: subprocess.Popen[bytes], directory: Path, uid: int) -> None:
         self.uid = uid
+        self.home = directory / "home"
         self.workspace = directory / "workspace"
         self.scratch = directory / "scratch"
         self.client = RuntimeClient(directory / "socket" / "runtime.sock", TOKEN)
@@ -170,7 +171,7 @@ class RunningRuntime:
         if IS_ROOT:
             ids = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups"]
             argv = ["setpriv", *ids, *argv]
-        env = {"PATH": "/usr/bin:/bin", "HOME": str(self.workspace), "LC_ALL": "C"}
+        env = {"PATH": "/usr/bin:/bin", "HOME": str(self.home), "LC_ALL": "C"}
         done = subprocess.run(
             argv, cwd=cwd or self.workspace, env=env, capture_output=True, text=True, timeout=30
         )
@@ -251,6 +252,7 @@ def _prepare(directory: Path, uid: int) -> None:
 
 
 def _new_cgroup() -> Path | None:
+    if os.environ.get("NOCG"): return None
     if not IS_ROOT or not (CGROUPS / "cgroup.procs").exists():
         return None
     cgroup = CGROUPS / f"coldframe-test-{os.getpid()}-{time.monotonic_ns()}"

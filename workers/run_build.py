@@ -161,7 +161,6 @@ class BuildRunner:
                     timestamp=timestamp(),
                     conclusion=Conclusion.SUCCESS,
                     duration_ms=duration_ms,
-                    exit_code=0,
                 )
             except RuntimeFault as fault:
                 end = _error(fault.code, fault.message, fault.hint)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import docker
 import pytest
 
+from stack.driver import Driver
+from stack.sample_repository import host_address
 from tests.e2e.client import Client
 from tests.e2e.platform import Platform
 from tests.e2e.repositories import ServedRepository, archive_of_files, served
@@ -42,9 +43,5 @@ def archive() -> str:
 @pytest.fixture(scope="session")
 def repository_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRepository]:
     """A git repository on an address of this machine that sandboxes reach."""
-    address = "127.0.0.1"
-    if DRIVER == "docker":
-        network = docker.from_env().networks.get("bridge")
-        address = network.attrs["IPAM"]["Config"][0]["Gateway"]
-    with served(tmp_path_factory.mktemp("served"), address) as repository:
+    with served(tmp_path_factory.mktemp("served"), host_address(Driver(DRIVER))) as repository:
         yield repository

@@ -52,7 +52,7 @@ def test_the_first_step_that_fails_ends_the_build(
         for step in result["steps"]
     ]
     assert summary == [
-        ("checkout", "completed", "success", 0),
+        ("checkout", "completed", "success", None),
         ("fails", "completed", "failure", 7),
         ("skipped", "skipped", None, None),
     ]

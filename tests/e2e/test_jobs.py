@@ -156,7 +156,7 @@ def test_a_cancelled_command_is_gone_with_all_that_it_started(api: Client, box: 
 
 def test_jobs_of_one_session_run_in_order_while_another_answers(api: Client, box: str) -> None:
     api.http.post(f"/v1/sandboxes/{box}/sessions", json={"name": "other"})
-    job_ids = [api.start_exec(box, f"echo {n} >> order; sleep 0.02") for n in range(100)]
+    job_ids = [api.start_exec(box, f"echo {n} >> /workspace/order; sleep 0.02") for n in range(100)]
 
     beside = api.exec(box, "echo beside", session="other")
     last_meanwhile = api.job(job_ids[-1])["status"]
@@ -165,7 +165,7 @@ def test_jobs_of_one_session_run_in_order_while_another_answers(api: Client, box
 
     assert beside["stdout"] == "beside\n"
     assert last_meanwhile == "queued"
-    order = api.exec(box, "cat order; rm order")["stdout"]
+    order = api.exec(box, "cat /workspace/order; rm /workspace/order")["stdout"]
     assert order == "".join(f"{n}\n" for n in range(100))
 
 
@@ -210,10 +210,10 @@ def test_forty_sleeping_jobs_hold_up_neither_cancel_nor_delete_nor_a_new_job(
 
 
 def test_the_same_idempotency_key_gives_the_same_job(api: Client, box: str) -> None:
-    path, body = f"/v1/sandboxes/{box}/exec", {"command": "echo once >> ledger"}
+    path, body = f"/v1/sandboxes/{box}/exec", {"command": "echo once >> /workspace/ledger"}
     headers = {"Idempotency-Key": "ledger-1"}
 
     answers = [api.http.post(path, json=body, headers=headers).json() for _ in range(3)]
 
     assert len({answer["jobId"] for answer in answers}) == 1
-    assert api.exec(box, "cat ledger")["stdout"] == "once\n"
+    assert api.exec(box, "cat /workspace/ledger")["stdout"] == "once\n"

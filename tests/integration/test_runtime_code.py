@@ -541,27 +541,27 @@ def test_text_that_is_no_unicode_is_told_with_replacements(runtime: RunningRunti
 
 
 FORGERY = """
-from ipykernel.kernelbase import Kernel
 kernel = get_ipython().kernel
-parent = kernel.get_parent()
-publish = kernel.iopub_thread
-def forge(kind, content, parent=parent, **more):
-    kernel.session.send(publish, kind, content, parent=parent, **more)
+publish, session, parent = kernel.iopub_thread, kernel.session, kernel.get_parent()["header"]
+def forge(kind, content, parent=parent):
+    header = {**session.msg(kind)["header"], "date": "2026-01-01T00:00:00Z"}
+    parts = [session.pack(part) for part in (header, parent, {})]
+    parts.append(content if isinstance(content, bytes) else session.pack(content))
+    publish.send_multipart([b"<IDS|MSG>", session.sign(parts), *parts])
 publish.send_multipart([b"junk"])
 publish.send_multipart([b"<IDS|MSG>", b"0" * 64, b"{}", b"{}", b"{}", b"{}"])
-forge("stream", {"name": "stdin", "text": 7})
+forge("stream", {"name": "stdin", "text": "x"})
 forge("stream", {"name": "stdout", "text": {"a": 1}})
 forge("stream", {})
+forge("stream", b"[" * 100_000 + b"]" * 100_000)
+forge("stream", b"not JSON")
+forge("stream", {"name": "stdout", "text": "another's"}, parent={"msg_id": "other"})
+forge("stream", {"name": "stdout", "text": "another's"}, parent=["msg_id"])
 forge("execute_result", {"data": None})
 forge("display_data", {"data": {"text/plain": 5, "image/png": ["a", 1]}})
 forge("display_data", [1])
 forge("status", {"execution_state": ["idle"]})
 forge("error", {"ename": 1})
-forge("stream", {"name": "stdout", "text": "another's"}, parent={"header": {"msg_id": "other"}})
-nested = "[" * 100_000 + "]" * 100_000
-header = kernel.session.msg("stream")["header"]
-frames = [kernel.session.pack(part) for part in (header, parent["header"], {})] + [nested.encode()]
-publish.send_multipart([b"<IDS|MSG>", kernel.session.sign(frames), *frames])
 for _ in range(1000):
     publish.send_multipart([b"x" * 1000] * 50)
 print("honest")

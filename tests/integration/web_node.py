@@ -128,7 +128,7 @@ class FakeNode:
         self.nodes.beat(record, life_s=5)
 
     def _hear(self) -> None:
-        for message in self.control.receive(NODE, 0.2):
+        for message in self.control.receive(NODE, 0.1):
             self.told.append(message)
             if isinstance(message, RemoveSandbox):
                 sandbox = self.sandboxes.get(message.sandbox_id)
@@ -137,7 +137,7 @@ class FakeNode:
                 )
 
     def _take_messages(self) -> None:
-        found = self._client.brpop([node_queue(NODE), PLACEMENT_QUEUE], timeout=0.5)
+        found = self._client.brpop([node_queue(NODE), PLACEMENT_QUEUE], timeout=0.1)
         if found is None or self._stopped.is_set():
             return
         headers = json.loads(found[1])["headers"]

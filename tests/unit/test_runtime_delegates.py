@@ -1,0 +1,73 @@
+"""Reports of a delegate are hostile input: bounded, and of a known type."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import subprocess
+
+import pytest
+
+from sandbox_runtime.delegate_messages import (
+    LENGTH,
+    MAX_REPORT_BYTES,
+    Cloned,
+    CloneReport,
+    Ready,
+    framed,
+)
+from sandbox_runtime.delegates import Delegate, DelegateLost
+
+
+def reported(data: bytes) -> object:
+    """The first report of a delegate that sends `data` and ends."""
+
+    async def read() -> object:
+        reader = asyncio.StreamReader(limit=1024)
+        reader.feed_data(data)
+        reader.feed_eof()
+        process = subprocess.Popen(["true"])
+        ended = asyncio.ensure_future(asyncio.to_thread(process.wait))
+        _, writer = await asyncio.open_unix_connection(sock=_closed_socket())
+        delegate = Delegate(process, ended, reader, writer, CloneReport)
+        try:
+            return await delegate.report()
+        finally:
+            await delegate.close()
+
+    return asyncio.run(read())
+
+
+def _closed_socket() -> socket.socket:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    return ours
+
+
+def test_a_report_is_decoded() -> None:
+    assert reported(framed(Cloned(commit="c", branch=None))) == Cloned(commit="c", branch=None)
+
+
+def test_a_report_longer_than_what_is_read_ahead_is_decoded() -> None:
+    cloned = Cloned(commit="c" * 100_000, branch=None)
+
+    assert reported(framed(cloned)) == cloned
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00\x00",
+        LENGTH.pack(10) + b"{}",
+        LENGTH.pack(2) + b"{}",
+        LENGTH.pack(3) + b"\xff\xfe\xfd",
+        LENGTH.pack(MAX_REPORT_BYTES + 1),
+        framed(Ready()),
+        LENGTH.pack(32) + b'{"type":"cloned","commit":[1]}  ',
+        LENGTH.pack(200_000) + b"[" * 200_000,
+    ],
+)
+def test_what_is_no_report_ends_the_delegate(data: bytes) -> None:
+    with pytest.raises(DelegateLost):
+        reported(data)

@@ -1,0 +1,131 @@
+"""What may be cloned, and what git's failures are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandbox_runtime.git import (
+    CheckoutRefused,
+    Origin,
+    checked_ref,
+    checked_target,
+    origin_of,
+    redacted,
+)
+from sandbox_runtime.git_failures import MESSAGES, reason_of
+
+WORKSPACE = Path("/workspace")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/a/b.git",
+        "https://ann:p%40ss@example.org:8443/a",
+        "http://[::1]:8080/a",
+        "git://example.org/a",
+        "ssh://git@example.org:22/a",
+        "git@example.org:a/b.git",
+        "example.org:a",
+    ],
+)
+def test_remote_urls_are_taken_as_they_are(url: str) -> None:
+    assert origin_of(url, WORKSPACE) == Origin(url, is_local=False)
+
+
+@pytest.mark.parametrize("url", ["a", "/workspace/a", "file:///workspace/a", "b/../a"])
+def test_a_path_in_the_workspace_is_local(url: str) -> None:
+    assert origin_of(url, WORKSPACE) == Origin("/workspace/a", is_local=True)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "-u", "--upload-pack=x", "a\nb", "a\x00b", "x" * 5000),
+        *("ext::sh -c id", "ext:::x", "fd::3", "host::path", "transport::https://example.org/a"),
+        *("/etc", "../x", "/workspace/../etc", "/workspaces/x", "file:///etc", "file://host/x"),
+        *("file:///workspace/%2e%2e/etc", "file:///workspace/a%00b"),
+        *("ftp://example.org/a", "HTTPS://example.org/a", "javascript://x/y"),
+        *("http://", "http:///a", "http://-x/a", "http://a b/c", "http://example.org:port/a"),
+        *("ssh://-oProxyCommand=x/a", "ssh://-x@example.org/a", "ssh://%2dx@example.org/a"),
+        *("git@-oProxyCommand=x:a", "git@example.org:-a", "-oProxyCommand=x:a"),
+    ],
+)
+def test_all_else_is_refused(url: str) -> None:
+    with pytest.raises(CheckoutRefused) as refused:
+        origin_of(url, WORKSPACE)
+
+    assert refused.value.code == "invalid_repository_url"
+
+
+@pytest.mark.parametrize("ref", ["main", "feature/x", "v1.0", "0" * 40, "refs/pull/1/head", "ünï"])
+def test_a_ref_is_taken_as_it_is(ref: str) -> None:
+    assert checked_ref(ref) == ref
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "-b", "--upload-pack=x", "a b", "a\n", "a:b", "a^", "a~1", "*"]
+)
+def test_what_cannot_be_a_ref_is_not_there(ref: str) -> None:
+    with pytest.raises(CheckoutRefused) as refused:
+        checked_ref(ref)
+
+    assert refused.value.code == "ref_not_found"
+
+
+def test_a_target_is_relative_to_the_workspace() -> None:
+    assert checked_target("a/./b", WORKSPACE) == "/workspace/a/b"
+    assert checked_target("/app/x", WORKSPACE) == "/app/x"
+
+
+def test_credentials_are_taken_out_of_urls() -> None:
+    text = "fatal: 'https://ann:p@ss@example.org/a' and ssh://token@host/b, not mail@example.org"
+
+    assert redacted(text) == (
+        "fatal: 'https://***@example.org/a' and ssh://***@host/b, not mail@example.org"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("fatal: Remote branch x not found in upstream origin", "ref_not_found"),
+        ("fatal: couldn't find remote ref refs/pull/9/head", "ref_not_found"),
+        ("fatal: remote error: upload-pack: not our ref 00", "ref_not_found"),
+        ("fatal: Authentication failed for ''", "authentication_failed"),
+        (
+            "fatal: could not read Username for '': terminal prompts disabled",
+            "authentication_failed",
+        ),
+        (
+            "git@host: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+            "authentication_failed",
+        ),
+        (
+            "fatal: unable to access '': The requested URL returned error: 403",
+            "authentication_failed",
+        ),
+        ("fatal: repository '' not found", "repository_not_found"),
+        (
+            "remote: Repository not found.\nfatal: repository 'SSL' not found",
+            "repository_not_found",
+        ),
+        (
+            "fatal: remote error: access denied or repository not exported: /x",
+            "repository_not_found",
+        ),
+        ("fatal: '/x' does not appear to be a git repository", "repository_not_found"),
+        ("fatal: unable to access '': Could not resolve host: h", "network_error"),
+        ("ssh: connect to host h port 22: Connection refused", "network_error"),
+        ("fatal: unable to access '': SSL certificate problem: self-signed", "network_error"),
+        ("error: RPC failed; curl 92\nfatal: early EOF", "network_error"),
+        ("fatal: could not create work tree dir 'x': Permission denied", "checkout_failed"),
+        ("error: unable to write file x: No space left on device", "checkout_failed"),
+        ("", "checkout_failed"),
+    ],
+)
+def test_gits_words_tell_what_went_wrong(words: str, code: str) -> None:
+    assert reason_of(words) == code
+    assert MESSAGES[code]

@@ -1,0 +1,80 @@
+"""What a kernel shows, as results: every value bounded, and JSON that any reader takes."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from sandbox_runtime.kernel_client import MAX_VALUE_BYTES, result_from
+from sandbox_runtime.protocol.codec import encode
+
+
+def test_every_mime_type_of_one_output_is_in_one_result() -> None:
+    data = {
+        "text/plain": "p",
+        "text/html": "h",
+        "text/markdown": "m",
+        "text/latex": "l",
+        "application/javascript": "j",
+        "image/svg+xml": ["<svg>", "</svg>"],
+        "image/png": "UE5H\n",
+        "image/jpeg": "SlBH\n",
+        "application/json": {"a": [1, None]},
+    }
+
+    result = result_from(data, is_main=True)
+
+    shown = msgspec.structs.asdict(result)
+    assert shown == {
+        "timestamp": "",
+        "is_main": True,
+        "text": "p",
+        "html": "h",
+        "markdown": "m",
+        "latex": "l",
+        "javascript": "j",
+        "svg": "<svg></svg>",
+        "png": "UE5H",
+        "jpeg": "SlBH",
+        "json": {"a": [1, None]},
+    }
+
+
+def test_a_value_that_is_too_large_is_left_out_and_named() -> None:
+    data = {"text/plain": "p", "image/png": "A" * MAX_VALUE_BYTES}
+
+    result = result_from(data, is_main=False)
+
+    assert result.png is None
+    assert result.text == "p\n[image/png of 10,485,762 bytes is left out: over 10,485,760 bytes]"
+
+
+def test_all_values_together_are_bounded() -> None:
+    data = {"text/html": "h" * 6_000_000, "image/png": "A" * 6_000_000, "text/plain": "p"}
+
+    result = result_from(data, is_main=False)
+
+    assert len(result.html or "") == 6_000_000
+    assert result.png is None
+
+
+def test_an_output_of_unknown_types_names_them() -> None:
+    assert result_from({"application/x-a": 1}, is_main=False).text == "[application/x-a]"
+
+
+@pytest.mark.parametrize("value", ["\ud800", {"\udfff": 1}, ["a", "\udc80"]])
+def test_json_with_lone_surrogates_can_be_encoded(value: object) -> None:
+    encode(result_from({"application/json": value}, is_main=False))
+
+
+def test_a_lone_surrogate_is_replaced_and_a_pair_joined() -> None:
+    assert (
+        result_from({"text/plain": "\ud83d\ude00 \ud800"}, is_main=False).text
+        == "\U0001f600 \ufffd"
+    )
+
+
+@pytest.mark.parametrize("value", [None, 5, {"a": 1}, ["a", 1]])
+def test_a_text_that_is_none_is_refused(value: object) -> None:
+    with pytest.raises(TypeError):
+        result_from({"text/html": value}, is_main=False)
