@@ -64,7 +64,7 @@ class Delegate:
             return self._decoder.decode(await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError) as error:
             raise DelegateLost("its connection ended") from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise DelegateLost(f"not a report: {error}") from error
 
     async def close(self) -> None:

@@ -268,7 +268,7 @@ def origin_of(url: str, workspace: Path) -> Origin:
         if ":" in url:
             raise _invalid_url("its form is not known")
         return Origin(_in_workspace(url, workspace), is_local=True)
-    if scheme == "file":
+    if scheme == "file" and rest.startswith("/"):
         return Origin(_in_workspace(unquote(rest), workspace), is_local=True)
     if scheme not in REMOTE_SCHEMES:
         raise _invalid_url(f"the scheme {scheme[:40]!r} is not allowed")

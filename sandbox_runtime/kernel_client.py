@@ -171,7 +171,7 @@ class _Cells:
             if self._cell_id is not None and _is_for(message, self._cell_id):
                 try:
                     self._tell(message["msg_type"], message["content"])
-                except (KeyError, TypeError, AttributeError, ValueError):
+                except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
                     pass  # Made by hand, and wrongly.
 
     def _tell(self, kind: str, content: dict[str, Any]) -> None:

@@ -40,10 +40,7 @@ def read_form(request: Request, part: str, kind: type[T]) -> tuple[T, dict[str, 
     """A multipart body: its JSON part, and the other parts as they are."""
     _check_plain(request)
     document = request.form.get(part)
-    files = {}
-    for name, file in request.files.items():
-        files[name] = file.read()
-        file.close()
+    files = {name: file.read() for name, file in request.files.items()}
     if document is None:
         document_bytes = files.pop(part, None)
     else:

@@ -26,7 +26,8 @@ def make_app(settings: Settings) -> Celery:
         worker_concurrency=settings.job_limit,
         worker_consumer="workers.poison:GuardedConsumer",
         broker_transport="workers.poison:GuardedTransport",
-        worker_send_task_events=True,
+        # Our log lines are whole already; Celery would wrap each in one of its own.
+        worker_redirect_stdouts=False,
         beat_schedule={"prune": {"task": PRUNE_TASK, "schedule": PRUNE_ROUND_S}},
     )
     nodes: list[Node] = []

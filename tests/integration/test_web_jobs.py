@@ -499,7 +499,7 @@ def test_a_job_of_another_kind_is_no_build(web: Web) -> None:
 
 
 def test_an_archive_arrives_whole_in_base64_and_as_a_file(web: Web, node: FakeNode) -> None:
-    content = bytes(range(256)) * 8000
+    content = bytes(range(256)) * 1000
     steps = BUILD["steps"]
     encoded = base64.b64encode(content).decode()
 

@@ -100,7 +100,7 @@ def test_credentials_are_taken_out_of_urls() -> None:
             "authentication_failed",
         ),
         (
-            "git@host: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+            "git@host: Permission denied (publickey).\nfatal: Could not read from remote",
             "authentication_failed",
         ),
         (
