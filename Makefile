@@ -7,7 +7,7 @@ PY := .venv/bin/python
 UV := uv==0.13.9
 
 # Driver local: the Python of user code is made beside ours, at the same time.
-LOCAL_PYTHON := --compiled $(STATE)/local-python=container/sandbox/user-requirements.txt
+LOCAL_PYTHON := --for-others $(STATE)/local-python=container/sandbox/user-requirements.txt
 WITH_LOCAL_PYTHON := $(if $(COLDFRAME_LOCAL_PYTHON),,$(if $(filter local,$(COLDFRAME_DRIVER)),$(LOCAL_PYTHON)))
 
 .PHONY: help up down status logs engine check test bench lock clean python environment dev-environment
@@ -27,11 +27,12 @@ help:
 up: environment
 	@$(PY) -m stack up
 
-down status clean: environment
-	@$(PY) -m stack $@
+# Without an environment there never was a platform here.
+down status clean:
+	@if [ -x $(PY) ]; then $(PY) -m stack $@; else echo "Nothing is set up here."; fi
 
-logs: environment
-	@$(PY) -m stack logs $(P)
+logs:
+	@if [ -x $(PY) ]; then $(PY) -m stack logs $(P); else echo "Nothing is set up here."; fi
 
 engine: environment
 	@$(PY) -m container.engine --state-dir $(STATE)
@@ -44,7 +45,9 @@ check: dev-environment
 	$(PY) -m pytest -q tests/unit
 
 # Where Docker or bubblewrap cannot be had, the tests that need them are skipped; in CI they fail.
+test: export COLDFRAME_TEST_PYTHON ?= $(abspath $(STATE)/local-python/bin/python)
 test: dev-environment
+	@$(PYTHON) -m stack.environment $(LOCAL_PYTHON)
 	COLDFRAME_DRIVER=docker $(PY) -m stack prepare || [ -z "$$CI" ]
 	COLDFRAME_DRIVER=local $(PY) -m stack prepare || [ -z "$$CI" ]
 	$(PY) .ci/run_tests.py
@@ -62,11 +65,11 @@ lock: python
 	&& $$compile --extra dev -c requirements.txt pyproject.toml -o requirements-dev.txt
 
 environment: python
-	@mkdir -p -m 700 $(STATE)
+	@mkdir -p -m 711 $(STATE)
 	@$(PYTHON) -m stack.environment .venv=requirements.txt $(WITH_LOCAL_PYTHON)
 
 dev-environment: python
-	@mkdir -p -m 700 $(STATE)
+	@mkdir -p -m 711 $(STATE)
 	@$(PYTHON) -m stack.environment .venv=requirements-dev.txt
 
 python:

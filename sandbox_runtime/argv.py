@@ -51,14 +51,9 @@ async def run_argv(
                 stderr=stderr,
                 group=group,
             )
-        except FileNotFoundError:
-            output.write(Stream.STDERR, f"{argv[0]}: command not found\n".encode())
-            return NOT_FOUND
         except OSError as error:
-            output.write(Stream.STDERR, f"{argv[0]}: {error.strerror}\n".encode())
-            return NOT_EXECUTABLE
-        finally:
             group.remove()
+            return _not_started(argv[0], error, output)
         ended = asyncio.create_task(programs.wait(process))
         by_itself = await _ends_by_itself(ended, group, cancellation)
         await group.close()
@@ -82,6 +77,14 @@ async def _ends_by_itself(
     group.send(signal.SIGINT)
     await asyncio.wait((ended,), timeout=INTERRUPT_GRACE_S)
     return False
+
+
+def _not_started(name: str, error: OSError, output: Output) -> int:
+    """What a shell would say, and its exit code."""
+    found = not isinstance(error, FileNotFoundError)
+    reason = error.strerror if found else "command not found"
+    output.write(Stream.STDERR, f"{name}: {reason}\n".encode())
+    return NOT_EXECUTABLE if found else NOT_FOUND
 
 
 def _pipe_into(output: Output, stream: Stream, programs: UserPrograms, cleanup: ExitStack) -> int:

@@ -12,8 +12,8 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """What a variable may be called."""
 
 _EVAL = "builtin command eval"
-"""Bash's own, whatever the user has redefined. Alone, `builtin eval` would let an assignment in the
-command go through to the variable that `A=1` hides, and in POSIX mode `eval` keeps `A=1` for good."""
+"""Bash's own, whatever the user has redefined. With `builtin eval`, an assignment in the command
+would go through to the variable that `A=1` hides; with `eval` in POSIX mode, `A=1` would stay."""
 
 _SAVED = "__coldframe_"
 """Before the name of a variable that holds, during a command, how to restore another."""

@@ -36,6 +36,7 @@ QUEUED_MESSAGES = 8
 if __name__ == "__main__":
     del sys.path[0]
 
+import zmq  # noqa: E402
 from ipykernel import iostream  # type: ignore[import-not-found]  # noqa: E402
 from ipykernel.kernelapp import IPKernelApp  # type: ignore[import-not-found]  # noqa: E402
 from ipykernel.zmqshell import ZMQInteractiveShell  # type: ignore[import-not-found]  # noqa: E402
@@ -94,10 +95,12 @@ class BoundedStream(iostream.OutStream):  # type: ignore[misc]
 class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
     """The kernel's program. Its own stderr is for failing to start, and ends when it has not."""
 
-    def init_iopub(self, context: Any) -> None:
-        super().init_iopub(context)
-        # By the thread that the socket belongs to.
-        self.iopub_thread.schedule(self._wait_for_readers)
+    def _bind_socket(self, socket: Any, port: int) -> Any:
+        # Before it is bound: later, a bound on the queue is for readers that are there already.
+        if socket.type == zmq.XPUB:
+            socket.sndhwm = QUEUED_MESSAGES
+            socket.xpub_nodrop = True
+        return super()._bind_socket(socket, port)
 
     def init_io(self) -> None:
         nothing = os.open(os.devnull, os.O_WRONLY)
@@ -105,11 +108,6 @@ class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
         os.dup2(nothing, 2)
         os.close(nothing)
         super().init_io()
-
-    def _wait_for_readers(self) -> None:
-        socket = self.iopub_thread.socket
-        socket.sndhwm = QUEUED_MESSAGES
-        socket.xpub_nodrop = True
 
 
 @contextmanager

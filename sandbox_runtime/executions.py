@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -42,7 +43,12 @@ ABANDONED_AFTER_S = 600.0
 MAX_FORGOTTEN = 10_000
 """Ids of executions that were acknowledged to their end: what is asked again is not run again."""
 
+TRIM_ABOVE_BYTES = 4 * 1024 * 1024
+"""A journal that held more is worth giving its memory back to the system."""
+
 CLOSE_TIMEOUT_S = 3.0
+
+_libc = ctypes.CDLL(None)
 
 log = structlog.get_logger()
 
@@ -191,7 +197,10 @@ class Executions:
         return self._executions[execution_id]
 
     def _forget(self, execution_id: str) -> None:
-        del self._executions[execution_id]
+        execution = self._executions.pop(execution_id)
+        if execution.journal.most_held_bytes > TRIM_ABOVE_BYTES:
+            # Else what its lines took stays with the process. Takes a millisecond.
+            _libc.malloc_trim(0)
         self._forgotten[execution_id] = None
         if len(self._forgotten) > MAX_FORGOTTEN:
             self._forgotten.popitem(last=False)

@@ -37,6 +37,7 @@ class Journal:
         self._limit_bytes = limit_bytes
         self._lines: dict[int, bytes] = {}
         self._held_bytes = 0
+        self._most_held_bytes = 0
         self._acknowledged_n = 0
         self._last_n = 0
         self._terminal: Complete | Error | None = None
@@ -52,6 +53,11 @@ class Journal:
         return self._acknowledged_n
 
     @property
+    def most_held_bytes(self) -> int:
+        """The most that it had to keep at once."""
+        return self._most_held_bytes
+
+    @property
     def ended(self) -> bool:
         """Whether the terminal event was appended."""
         return self._terminal is not None
@@ -64,6 +70,7 @@ class Journal:
         line = codec.encode_line(Numbered(self._last_n, event))
         self._lines[self._last_n] = line
         self._held_bytes += len(line)
+        self._most_held_bytes = max(self._most_held_bytes, self._held_bytes)
         if isinstance(event, TERMINAL):
             self._terminal = event
         _wake(self._readers)

@@ -52,6 +52,8 @@ IDLE_WAIT_S = 2.0
 LAST_WORDS_S = 0.1
 """Of silence, after which a kernel that ended has nothing more to be read."""
 
+MAX_JSON_LEVELS = 100
+
 MESSAGES_AT_ONCE = 100
 """Before orders are looked at again."""
 
@@ -242,7 +244,10 @@ def result_from(data: dict[str, Any], *, is_main: bool) -> Result:
     for mime, field in FIELDS.items():
         if mime not in data:
             continue
-        value = _plain(data[mime]) if field == "json" else _clean(data[mime])
+        if field == "json" and not _is_plain(data[mime]):
+            notes.append(f"[{mime} is left out: not JSON that every reader takes]")
+            continue
+        value = data[mime] if field == "json" else _clean(data[mime])
         size = len(msgspec.json.encode(value))
         if size > left_bytes:
             notes.append(f"[{mime} of {size:,} bytes is left out: over {MAX_VALUE_BYTES:,} bytes]")
@@ -256,13 +261,15 @@ def result_from(data: dict[str, Any], *, is_main: bool) -> Result:
     return Result(timestamp="", is_main=is_main, **values)
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON that any reader takes: without NaN, lone surrogates, endless numbers."""
-    try:
-        msgspec.json.encode(value)
-    except (ValueError, OverflowError, RecursionError):
-        return json.dumps(value)
-    return value
+def _is_plain(value: Any, levels: int = MAX_JSON_LEVELS) -> bool:
+    """Whether any reader takes `value` as JSON: not nested without end, and all of it UTF-8."""
+    if isinstance(value, dict):
+        return levels > 0 and all(_is_plain(part, levels - 1) for part in (*value, *value.values()))
+    if isinstance(value, list):
+        return levels > 0 and all(_is_plain(part, levels - 1) for part in value)
+    if isinstance(value, str):
+        return _clean(value) == value
+    return not isinstance(value, int) or abs(value) < 2**63
 
 
 def _clean(value: object) -> str:

@@ -247,7 +247,7 @@ class Kernel:
             raise KernelNotStarted(f"its client ended: {what}", missing=False)
         report.cancel()
         complaint = _last_line(_read_all(complaints))
-        missing = "No module named 'ipykernel'" in complaint
+        missing = complaint.startswith("ModuleNotFoundError:")
         raise KernelNotStarted(
             complaint or f"the interpreter ended with exit code {self._ended.result()}",
             missing=missing,

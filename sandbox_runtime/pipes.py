@@ -50,7 +50,7 @@ class PipeReader:
                 return True
             self._output.write(self._stream, data)
             left -= len(data)
-        self._loop.add_reader(self._descriptor, self._drop)
+        self._drop_when_readable()
         return False
 
     def _read(self) -> None:
@@ -73,15 +73,16 @@ class PipeReader:
     def _drop(self) -> None:
         self._loop.remove_reader(self._descriptor)
         try:
-            data = os.read(self._descriptor, READ_BYTES)
+            ended = not os.read(self._descriptor, READ_BYTES)
         except BlockingIOError:
-            data = b" "
-        if data:
-            self._loop.call_later(
-                DISCARD_PAUSE_S, self._loop.add_reader, self._descriptor, self._drop
-            )
-        else:
+            ended = False
+        if ended:
             os.close(self._descriptor)
+        else:
+            self._loop.call_later(DISCARD_PAUSE_S, self._drop_when_readable)
+
+    def _drop_when_readable(self) -> None:
+        self._loop.add_reader(self._descriptor, self._drop)
 
     def _stop(self) -> None:
         self._loop.remove_reader(self._descriptor)

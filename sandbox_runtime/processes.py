@@ -302,9 +302,11 @@ class _ProcessTree(JobGroup):
     def has_others(self, pid: int) -> bool:
         # Its children alone: to read all of /proc takes as long as several commands.
         try:
-            return bool(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         except OSError:
             return True
+        started = [process.started for child in children if (process := _process(int(child)))]
+        return pid in self._stays and any(map(self._stays[pid].covers, started))
 
     def remove(self) -> bool:
         if self._members():
@@ -351,20 +353,21 @@ def _ticks() -> int:
 
 
 def _processes() -> dict[int, _Process]:
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            stat = (entry / "stat").read_text(errors="replace")
-        except OSError:
-            continue  # It has just ended.
-        # The second field is the program's name in brackets, which may itself contain anything.
-        state, parent, _group, session, *rest = stat.rpartition(")")[2].split()
-        if state not in "ZX":
-            pid = int(entry.name)
-            found[pid] = _Process(pid, int(parent), int(session), started=int(rest[15]))
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return {pid: process for pid in pids if (process := _process(pid)) is not None}
+
+
+def _process(pid: int) -> _Process | None:
+    """None where it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    # The second field is the program's name in brackets, which may itself contain anything.
+    state, parent, _group, session, *rest = stat.rpartition(")")[2].split()
+    if state in "ZX":
+        return None
+    return _Process(pid, int(parent), int(session), started=int(rest[15]))
 
 
 def _ancestors(process: _Process, processes: dict[int, _Process]) -> Iterator[int]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +24,7 @@ from stack.errors import EnvironmentFailed, StackError
 from stack.progress import Progress
 
 OLDEST_PYTHON = (3, 11)
+SYSTEM_PYTHON = Path("/usr/bin/python3")
 INSTALL_TIMEOUT_S = 1200.0
 SHOWN_LINES = 15
 
@@ -34,8 +35,16 @@ class Wanted:
 
     directory: Path
     requirements: Path
-    compiled: bool = False
-    """Compile all modules now, for an environment that its users cannot write to."""
+    for_others: bool = False
+    """Who runs it is another user than we are, and cannot write to it."""
+
+    @property
+    def base_python(self) -> Path:
+        """The interpreter that it is made from."""
+        own = Path(sys.executable).resolve()
+        if self.for_others and not _others_can_run(own) and _is_recent(SYSTEM_PYTHON):
+            return SYSTEM_PYTHON.resolve()
+        return own
 
     @property
     def python(self) -> Path:
@@ -49,7 +58,11 @@ class Wanted:
     @property
     def digest(self) -> str:
         content = self.requirements.read_bytes()
-        return hashlib.sha256(f"{sys.version}\n".encode() + content).hexdigest()
+        return hashlib.sha256(f"{self.base_python}\n".encode() + content).hexdigest()
+
+    @property
+    def has_its_base(self) -> bool:
+        return self.python.resolve() == self.base_python and self.base_python.exists()
 
     @property
     def is_there(self) -> bool:
@@ -63,18 +76,19 @@ def ensure_environment(wanted: Wanted, progress: Callable[[str], None]) -> None:
     if wanted.is_there:
         return
     name = wanted.directory.name
-    if not _works(wanted.python):
+    if not (wanted.has_its_base and _works(wanted.python)):
         shutil.rmtree(wanted.directory, ignore_errors=True)
         progress(f"{name}: making a Python environment")
-        _ensure_ensurepip(progress)
-        _run([sys.executable, "-m", "venv", str(wanted.directory)], "See what it says.")
+        _ensure_ensurepip(wanted.base_python, progress)
+        _run([str(wanted.base_python), "-m", "venv", str(wanted.directory)], "See what it says.")
     progress(f"{name}: installing {wanted.requirements.name}")
     pip = [str(wanted.python), "-m", "pip", "install", "--quiet", "--no-input"]
     _run(
         [*pip, "--disable-pip-version-check", "--no-compile", "-r", str(wanted.requirements)],
         "See that the package index can be reached (pip config list), then try again.",
     )
-    if wanted.compiled:
+    if wanted.for_others:
+        # What they import first would be compiled anew by each of them, and never kept.
         progress(f"{name}: compiling")
         library = next((wanted.directory / "lib").glob("python3*"))
         # A package may carry files for other Pythons, which do not compile: no failure.
@@ -86,14 +100,14 @@ def ensure_environment(wanted: Wanted, progress: Callable[[str], None]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack.environment", description=__doc__)
-    parser.add_argument("--compiled", action="append", default=[], metavar="DIRECTORY=FILE")
+    parser.add_argument("--for-others", action="append", default=[], metavar="DIRECTORY=FILE")
     parser.add_argument("wanted", nargs="*", metavar="DIRECTORY=FILE")
     options = parser.parse_args(arguments)
     if sys.version_info < OLDEST_PYTHON:
         sys.stderr.write("Coldframe needs Python 3.11 or newer.\n")
         return 1
-    wanted = [_parse(text, compiled=False) for text in options.wanted]
-    wanted += [_parse(text, compiled=True) for text in options.compiled]
+    wanted = [_parse(text, for_others=False) for text in options.wanted]
+    wanted += [_parse(text, for_others=True) for text in options.for_others]
     progress = Progress(sys.stdout)
     try:
         with progress.step("Python environments"), ThreadPoolExecutor() as pool:
@@ -105,19 +119,30 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _parse(text: str, *, compiled: bool) -> Wanted:
+def _parse(text: str, *, for_others: bool) -> Wanted:
     directory, _, requirements = text.partition("=")
-    return Wanted(Path(directory).absolute(), Path(requirements).absolute(), compiled)
+    return Wanted(Path(directory).absolute(), Path(requirements).absolute(), for_others)
+
+
+def _others_can_run(program: Path) -> bool:
+    """Whether all directories on the way to it are open to everybody."""
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in program.parents)
+
+
+def _is_recent(python: Path) -> bool:
+    return _succeeds(python, f"import sys; assert sys.version_info >= {OLDEST_PYTHON}")
 
 
 def _works(python: Path) -> bool:
     """False for no environment, and for one whose Python was removed or has no pip."""
+    return _succeeds(python, "import pip")
+
+
+def _succeeds(python: Path, code: str) -> bool:
     if not python.exists():
         return False
-    asked = subprocess.run(
-        [python, "-c", "import pip"], check=False, capture_output=True, timeout=60
-    )
-    return asked.returncode == 0
+    done = subprocess.run([python, "-c", code], check=False, capture_output=True, timeout=60)
+    return done.returncode == 0
 
 
 def _run(command: list[str], hint: str) -> None:
@@ -142,9 +167,9 @@ def _run(command: list[str], hint: str) -> None:
         raise EnvironmentFailed(message, hint=hint) from error
 
 
-def _ensure_ensurepip(progress: Callable[[str], None]) -> None:
+def _ensure_ensurepip(python: Path, progress: Callable[[str], None]) -> None:
     """Debian's Python leaves out what `venv` needs: there it is a package of its own."""
-    if importlib.util.find_spec("ensurepip") is None:
+    if not _succeeds(python, "import ensurepip"):
         try:
             debian_packages.install(["python3-venv"], progress=progress)
         except PackagesUnavailable as error:

@@ -195,7 +195,7 @@ class Stack:
     @property
     def _local_environment(self) -> Wanted:
         directory = self.settings.state_dir / "local-python"
-        return Wanted(directory, USER_REQUIREMENTS, compiled=True)
+        return Wanted(directory, USER_REQUIREMENTS, for_others=True)
 
     def _make_state_dir(self) -> None:
         if len(os.fsencode(self.settings.flower_socket)) > SOCKET_PATH_LIMIT:
@@ -204,8 +204,8 @@ class Stack:
                 hint="Set COLDFRAME_STATE_DIR to a shorter path.",
             )
         try:
-            # For us alone: keys, tokens and sockets lie in it.
-            self.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # What is secret in it has modes of its own; user code has to get to its Python.
+            self.settings.state_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         except OSError as error:
             raise StateDirUnusable(
                 f"{self.settings.state_dir} cannot be made: {error.strerror}",

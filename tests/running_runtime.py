@@ -114,6 +114,7 @@ class RunningRuntime:
         self.workspace = directory / "workspace"
         self.scratch = directory / "scratch"
         self.client = RuntimeClient(directory / "socket" / "runtime.sock", TOKEN)
+        self.pid = process.pid
         self._process = process
         self._numbers = itertools.count(1)
 
@@ -186,14 +187,14 @@ class RunningRuntime:
 
 @contextmanager
 def running_runtime(
-    python: str = sys.executable, *, confined: bool = False
+    python: str = sys.executable, *, confined: bool = False, cgroups: bool = True
 ) -> Iterator[RunningRuntime]:
     """Starts the runtime; `confined`: with the capabilities alone that it has in a container."""
     # Not pytest's directory: that one is closed to other users, and its name is longer than a
     # socket's may be.
     directory = Path(tempfile.mkdtemp(prefix="cf-"))
     uid = SANDBOX_UID if IS_ROOT else os.getuid()
-    cgroup = _new_cgroup()
+    cgroup = _new_cgroup() if cgroups else None
     _prepare(directory, uid)
     program = f"import sys, runpy; sys.path.append({str(REPOSITORY)!r}); "
     program += "runpy.run_module('sandbox_runtime', run_name='__main__')"
@@ -252,7 +253,6 @@ def _prepare(directory: Path, uid: int) -> None:
 
 
 def _new_cgroup() -> Path | None:
-    if os.environ.get("NOCG"): return None
     if not IS_ROOT or not (CGROUPS / "cgroup.procs").exists():
         return None
     cgroup = CGROUPS / f"coldframe-test-{os.getpid()}-{time.monotonic_ns()}"

@@ -13,9 +13,6 @@ from workers.contract.queue import ControlChannel, JobQueue, RemoveSandbox
 from workers.contract.sandboxes import Sandbox, SandboxState
 from workers.contract.store import NodeStore, SandboxStore, changed_channel
 
-CREATE_LIMIT_S = 60.0
-REMOVE_LIMIT_S = 30.0
-
 LOOK_S = 1.0
 """A waiting request looks at the record so often, even if nothing is published."""
 
@@ -35,8 +32,8 @@ class Placement:
         control: ControlChannel,
         readers: Readers,
         admission: Admission,
-        create_limit_s: float = CREATE_LIMIT_S,
-        remove_limit_s: float = REMOVE_LIMIT_S,
+        create_limit_s: float,
+        remove_limit_s: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sandboxes = sandboxes

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 from flask import Request
 
-from web.errors import InvalidField, UnreadableBody, UnsupportedMediaType
+from web.errors import BodyTooLarge, InvalidField, UnreadableBody, UnsupportedMediaType
 
 T = TypeVar("T")
 
@@ -25,9 +25,12 @@ _NAMED = re.compile(r"(unknown|required) field `([^`]*)`")
 def read_body(request: Request, kind: type[T]) -> T:
     """The request's JSON body; none at all counts as `{}`.
 
-    Raises `UnsupportedMediaType`, `UnreadableBody`, `InvalidField`, and Werkzeug's 413.
+    Raises `BodyTooLarge`, `UnsupportedMediaType`, `UnreadableBody`, `InvalidField`.
     """
     body = request.get_data(cache=False)
+    if request.content_length is None and len(body) == request.max_content_length:
+        # Werkzeug cuts a body of unknown length off at the limit, and says nothing.
+        raise BodyTooLarge(request.max_content_length)
     if not body:
         return decode_json(b"{}", kind)
     _check_plain(request)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from workers.contract.settings import Environment, StoreSettings, store_settings
 
-REDIS_TIMEOUT_S = 0.8
+REDIS_TIMEOUT_S = 1.0
 """For each try of each call. redis-py tries twice and connects anew between, so that a Redis that
-hangs costs a client about 2.5 s, and its answer 503 comes within 3."""
+hangs costs a client two seconds, and its answer 503 comes within three."""
 
 MEBIBYTE = 1024 * 1024
 
@@ -52,6 +52,10 @@ class Settings:
     """The bound of the command pool; streams share one connection besides."""
     patience_s: float = 60.0
     """How long a stream is kept open while Redis is away."""
+    create_limit_s: float = 60.0
+    """How long a request waits for its sandbox to run."""
+    remove_limit_s: float = 30.0
+    """How long a request waits for a sandbox to be gone."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
+import structlog
 
 from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import (
@@ -33,17 +34,22 @@ from workers.contract.jobs import BuildSpec, BuildStep, Job, StepRecord, StepSta
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.contract.store import JobStore
 from workers.contract.stream import NumberedEvent
-from workers.drivers.driver import DriverFault
+from workers.drivers.driver import DriverFault, DriverUnavailable
 from workers.held import HeldJob
 from workers.lifecycle import Sandboxes
-from workers.publisher import Publisher
+from workers.publisher import ClaimLost, Publisher
 
 SOURCE_DIR = "/workspace/source"
 CHECKOUT = "checkout"
 ARCHIVE_TIMEOUT_S = 300.0
 
+ENGINE_RETRY_S = 1.0
+
 PLAN = "plan"
 """The execution that the job's own first and last event are counted in."""
+
+
+log = structlog.get_logger(__name__)
 
 
 class BuildRunner:
@@ -82,7 +88,7 @@ class BuildRunner:
         self._jobs.drop_archive(held.job.id)
 
     def _run_in_sandbox(self, build: _Build, *, resumed: bool) -> Complete | Error:
-        sandbox = self._own_sandbox(build.held.job, build.spec, resumed=resumed)
+        sandbox = self._own_sandbox(build, resumed=resumed)
         end = build.end_of(CHECKOUT) or self._get_source(build, sandbox, resumed=resumed)
         for index, step in enumerate(build.spec.steps, start=1):
             if not _succeeded(end):
@@ -98,13 +104,13 @@ class BuildRunner:
             )
         return end
 
-    def _own_sandbox(self, job: Job, spec: BuildSpec, *, resumed: bool) -> Sandbox:
+    def _own_sandbox(self, build: _Build, *, resumed: bool) -> Sandbox:
         """Raises `DriverFault`."""
+        job, asked = build.held.job, build.spec.sandbox
         if resumed and (sandbox_id := self._jobs.build_sandbox(job.id)):
             found = self._sandboxes.find(sandbox_id)
             if found is not None:
                 return found
-        asked = spec.sandbox
         sandbox = Sandbox(
             # The build's own id: whoever resumes it before this is noted makes the same one.
             id=job.id,
@@ -120,9 +126,22 @@ class BuildRunner:
                 labels={"coldframe/build": job.id},
             ),
         )
-        made = self._sandboxes.make_for_build(sandbox)
+        made = self._make_patiently(build, sandbox)
         self._jobs.set_sandbox(job.id, sandbox.id)
         return made
+
+    def _make_patiently(self, build: _Build, sandbox: Sandbox) -> Sandbox:
+        """An engine that is away does not cost an accepted build more than time."""
+        while True:
+            try:
+                return self._sandboxes.make_for_build(sandbox)
+            except DriverUnavailable as fault:
+                if build.time_left_ms() <= 1 or build.held.cancelled:
+                    raise
+                log.warning("build waits for the engine", job_id=sandbox.id, reason=str(fault))
+            if build.held.let_go:
+                raise ClaimLost
+            time.sleep(ENGINE_RETRY_S)
 
     def _remove_sandbox(self, job: Job) -> None:
         sandbox = self._sandboxes.find(job.id)

@@ -170,13 +170,13 @@ def test_events_that_are_no_longer_kept_are_gone(web: Web, node: FakeNode) -> No
 
 def test_a_silent_stream_is_kept_alive_by_comments(web: Web, node: FakeNode) -> None:
     answer = web.send("POST", EXEC, {"command": "hold"}, STREAM, buffered=False)
-    chunks = iter(answer.response)
+    chunks = answer.iter_encoded()
 
     beats = sum(chunk == b": hb\n\n" for chunk in itertools.islice(chunks, 6))
     node.let_go.set()
 
     assert beats >= 2
-    assert received(b"".join(map(bytes, chunks)).decode())[-1].event["type"] == "complete"
+    assert received(b"".join(chunks).decode())[-1].event["type"] == "complete"
 
 
 def test_a_reader_that_leaves_ends_nothing(web: Web, node: FakeNode) -> None:

@@ -45,6 +45,8 @@ class Web:
     ) -> TestResponse:
         if body is not None:
             options["json"] = body
+        # Read to its end and closed, as a server does it.
+        options.setdefault("buffered", True)
         return self.client.open(path, method=method, headers=AUTH | (headers or {}), **options)
 
     def sandbox(self, name: str = "box", **fields: Any) -> Json:

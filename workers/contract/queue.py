@@ -84,7 +84,6 @@ def celery_app(settings: StoreSettings) -> Celery:
         worker_disable_prefetch=True,
         task_default_queue=PLACEMENT_QUEUE,
         task_create_missing_queues=True,
-        task_send_sent_event=True,
         worker_send_task_events=True,
         worker_hijack_root_logger=False,
         worker_cancel_long_running_tasks_on_connection_loss=False,

@@ -1,0 +1,400 @@
+"""Sandboxes, sessions, contexts and nodes as a client of the HTTP API sees them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.integration.web_client import Web, code_of, field_of, json_of, wait_for, web_on
+from tests.integration.web_node import NODE, FakeNode
+from tests.redis_server import RedisServer
+from workers.contract.connection import connect
+from workers.contract.jobs import new_id
+from workers.contract.queue import EndContext, EndSession, RemoveSandbox
+from workers.contract.sandboxes import Sandbox, SandboxSpec, SandboxState
+from workers.contract.settings import StoreSettings
+from workers.contract.store import SandboxStore
+
+SESSIONS = "/v1/sandboxes/box/sessions"
+CONTEXTS = "/v1/sandboxes/box/contexts"
+
+
+@pytest.fixture
+def node(redis_server: RedisServer) -> Iterator[FakeNode]:
+    redis_server.empty()
+    with FakeNode(redis_server) as node:
+        yield node
+
+
+@pytest.fixture
+def web(redis_server: RedisServer, node: FakeNode) -> Iterator[Web]:
+    with web_on(redis_server) as web:
+        yield web
+
+
+@pytest.fixture
+def alone(redis_server: RedisServer) -> Iterator[Web]:
+    """A web without any node."""
+    redis_server.empty()
+    with web_on(redis_server) as web:
+        yield web
+
+
+def test_a_sandbox_is_made_once_and_found_afterwards(web: Web) -> None:
+    body = {"network": "egress", "labels": {"team": "a"}, "env": {"TOKEN": "t"}, "memoryMb": 512}
+
+    made = web.send("PUT", "/v1/sandboxes/box", body)
+    found = web.send("PUT", "/v1/sandboxes/box", body)
+
+    assert (made.status_code, found.status_code) == (201, 200)
+    sandbox = json_of(made)
+    assert sandbox == json_of(found) == json_of(web.send("GET", "/v1/sandboxes/box"))
+    assert (sandbox["state"], sandbox["node"], sandbox["image"]) == ("running", NODE, "default")
+    assert (sandbox["network"], sandbox["labels"]) == ("egress", {"team": "a"})
+    assert (sandbox["memoryMb"], len(sandbox["id"])) == (512, 26)
+    assert "env" not in sandbox
+
+
+def test_a_body_may_be_left_out_where_nothing_in_it_must_be_said(web: Web) -> None:
+    assert web.send("PUT", "/v1/sandboxes/box").status_code == 201
+
+
+def test_a_sandbox_that_differs_from_what_is_asked_is_not_handed_out(web: Web) -> None:
+    web.sandbox(network="egress")
+
+    answer = web.send("PUT", "/v1/sandboxes/box", {"network": "none", "cpus": 2})
+
+    assert (answer.status_code, code_of(answer)) == (409, "sandbox_exists")
+    assert "network, cpus" in json_of(answer)["error"]["message"]
+
+
+def test_a_request_that_names_nothing_finds_the_sandbox_as_it_is(web: Web) -> None:
+    web.sandbox(network="egress", env={"A": "1"})
+
+    answer = web.send("PUT", "/v1/sandboxes/box", {})
+
+    assert (answer.status_code, json_of(answer)["network"]) == (200, "egress")
+
+
+def test_a_sandbox_without_a_name_gets_one(web: Web) -> None:
+    answers = [web.send("POST", "/v1/sandboxes", {}) for _ in range(2)]
+    named = web.send("POST", "/v1/sandboxes", {"name": "mine"})
+
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert len({json_of(answer)["name"] for answer in answers}) == 2
+    assert json_of(named)["name"] == "mine"
+
+
+def test_ten_requests_for_one_name_at_once_make_one_sandbox(web: Web) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: web.send("PUT", "/v1/sandboxes/box", {}), range(10)))
+
+    assert sorted(answer.status_code for answer in answers) == [200] * 9 + [201]
+    assert len({json_of(answer)["id"] for answer in answers}) == 1
+
+
+@pytest.mark.parametrize("name", ["A", "a_b", "-a", "a-", "a" * 64, "é", "a.b", "a%20b"])
+def test_a_name_that_cannot_be_a_host_name_is_refused(web: Web, name: str) -> None:
+    answer = web.send("PUT", f"/v1/sandboxes/{name}", {})
+
+    assert (answer.status_code, field_of(answer)) == (422, "name")
+
+
+@pytest.mark.parametrize("name", ["a", "0", "a-b", "a" * 63])
+def test_a_name_that_can_be_a_host_name_is_taken(web: Web, name: str) -> None:
+    assert web.send("PUT", f"/v1/sandboxes/{name}", {}).status_code == 201
+
+
+def test_sandboxes_are_listed_by_name_page_by_page(web: Web) -> None:
+    for name in ("c", "a", "d", "b"):
+        web.sandbox(name)
+
+    first = json_of(web.send("GET", "/v1/sandboxes?limit=3"))
+    second = json_of(web.send("GET", f"/v1/sandboxes?limit=3&cursor={first['nextCursor']}"))
+
+    assert [sandbox["name"] for sandbox in first["sandboxes"]] == ["a", "b", "c"]
+    assert [sandbox["name"] for sandbox in second["sandboxes"]] == ["d"]
+    assert "nextCursor" not in second
+
+
+def test_a_sandbox_answers_whether_it_is_there(web: Web) -> None:
+    web.sandbox()
+
+    answer = web.send("GET", "/v1/sandboxes/box/ping")
+
+    assert json_of(answer) == {"state": "running", "node": NODE}
+
+
+def test_a_removed_sandbox_is_gone_when_the_answer_comes(web: Web, node: FakeNode) -> None:
+    sandbox = web.sandbox()
+
+    answer = web.send("DELETE", "/v1/sandboxes/box")
+
+    assert (answer.status_code, answer.data) == (204, b"")
+    assert RemoveSandbox(sandbox["id"]) in node.told
+    assert web.send("GET", "/v1/sandboxes/box").status_code == 404
+    assert web.send("DELETE", "/v1/sandboxes/box").status_code == 404
+
+
+def test_a_name_is_free_again_after_its_sandbox_was_removed(web: Web) -> None:
+    first = web.sandbox()
+    web.exec("say hi")
+    web.send("DELETE", "/v1/sandboxes/box")
+
+    second = web.sandbox(network="egress")
+
+    assert second["id"] != first["id"]
+    assert web.exec("say hi")["stdout"] == "hi\n"
+
+
+def test_a_command_for_a_removed_sandbox_finds_none(web: Web) -> None:
+    web.sandbox()
+    web.exec("say hi")
+    web.send("DELETE", "/v1/sandboxes/box")
+
+    answer = web.send("POST", "/v1/sandboxes/box/exec", {"command": "say hi"})
+
+    assert (answer.status_code, code_of(answer)) == (404, "sandbox_not_found")
+
+
+def test_two_removals_at_once_both_succeed(web: Web) -> None:
+    web.sandbox()
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(lambda _: web.send("DELETE", "/v1/sandboxes/box"), range(2)))
+
+    assert {answer.status_code for answer in answers} <= {204, 404}
+    assert 204 in {answer.status_code for answer in answers}
+
+
+def test_a_sandbox_that_no_node_has_claimed_is_removed_without_one(
+    alone: Web, redis_server: RedisServer
+) -> None:
+    made = Sandbox(id=new_id(), name="box", owner="default", spec=SandboxSpec(), created_at="t")
+    records = SandboxStore(
+        connect(StoreSettings(redis_server.url, 60), max_connections=1), retention_s=60
+    )
+    records.find_or_create(made)
+
+    answer = alone.send("DELETE", "/v1/sandboxes/box")
+
+    assert answer.status_code == 204
+    assert alone.send("GET", "/v1/sandboxes/box").status_code == 404
+
+
+def test_a_sandbox_that_is_removed_while_it_is_made_ends_the_wait_for_it(web: Web) -> None:
+    def is_claimed() -> bool:
+        answer = web.send("GET", "/v1/sandboxes/slow")
+        return answer.status_code == 200 and json_of(answer)["node"] == NODE
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(web.send, "PUT", "/v1/sandboxes/slow", {})
+        wait_for(is_claimed, "its node makes it")
+
+        removed = web.send("DELETE", "/v1/sandboxes/slow")
+
+        assert removed.status_code == 204
+        assert code_of(waiting.result(timeout=5)) == "sandbox_failed"
+
+
+def test_a_sandbox_whose_node_does_not_answer_is_still_being_removed(
+    redis_server: RedisServer, node: FakeNode
+) -> None:
+    with web_on(redis_server, remove_limit_s=0.2) as web:
+        sandbox = web.sandbox()
+        node.sandboxes.move(
+            node.sandboxes.get(sandbox["id"]),
+            to=SandboxState.RUNNING,
+            since=[SandboxState.RUNNING],
+            node="node-that-is-away",
+        )
+
+        answer = web.send("DELETE", "/v1/sandboxes/box")
+
+        assert (answer.status_code, json_of(answer)["state"]) == (202, "removing")
+
+
+def test_a_sandbox_that_cannot_be_made_says_why(web: Web) -> None:
+    answer = web.send("PUT", "/v1/sandboxes/broken", {})
+
+    assert (answer.status_code, code_of(answer)) == (500, "sandbox_failed")
+    assert "No disk left." in json_of(answer)["error"]["message"]
+
+
+def test_a_sandbox_whose_engine_went_away_can_be_asked_for_again(web: Web) -> None:
+    answer = web.send("PUT", "/v1/sandboxes/broken-engine", {})
+
+    assert (answer.status_code, code_of(answer)) == (503, "no_node")
+    assert answer.headers["Retry-After"] == "5"
+
+
+def test_a_failed_sandbox_can_be_removed_and_its_name_used(web: Web) -> None:
+    web.send("PUT", "/v1/sandboxes/broken", {})
+
+    assert web.send("DELETE", "/v1/sandboxes/broken").status_code == 204
+    assert web.send("GET", "/v1/sandboxes/broken").status_code == 404
+
+
+def test_a_sandbox_that_takes_too_long_is_asked_for_again(
+    redis_server: RedisServer, node: FakeNode
+) -> None:
+    with web_on(redis_server, create_limit_s=0.3) as web:
+        answer = web.send("PUT", "/v1/sandboxes/slow", {})
+
+        assert (answer.status_code, code_of(answer)) == (503, "sandbox_starting")
+        assert web.send("PUT", "/v1/sandboxes/slow", {}).status_code == 503
+        found = node.sandboxes.by_name("default", "slow")
+        node._move(found, SandboxState.RUNNING, None)
+        assert web.send("PUT", "/v1/sandboxes/slow", {}).status_code == 200
+
+
+def test_a_sandbox_that_is_not_running_takes_no_command(
+    redis_server: RedisServer, node: FakeNode
+) -> None:
+    with web_on(redis_server, create_limit_s=0.1) as web:
+        web.send("PUT", "/v1/sandboxes/slow", {})
+
+        answers = [
+            web.send("POST", "/v1/sandboxes/slow/exec", {"command": "say hi"}),
+            web.send("POST", "/v1/sandboxes/slow/sessions", {"name": "s"}),
+            web.send("POST", "/v1/sandboxes/slow/contexts", {"language": "python"}),
+        ]
+
+        assert [(a.status_code, code_of(a)) for a in answers] == [(409, "sandbox_not_running")] * 3
+
+
+def test_without_a_node_nothing_is_made_and_the_answer_comes_at_once(alone: Web) -> None:
+    started = time.monotonic()
+
+    answer = alone.send("PUT", "/v1/sandboxes/box", {})
+
+    assert (answer.status_code, code_of(answer)) == (503, "no_node")
+    assert time.monotonic() - started < 3
+    assert alone.send("GET", "/v1/sandboxes/box").status_code == 404
+
+
+def test_a_node_that_is_not_ready_is_quoted(redis_server: RedisServer) -> None:
+    redis_server.empty()
+    problem = "Docker does not answer."
+    with FakeNode(redis_server, ready=False, problem=problem), web_on(redis_server) as web:
+        answer = web.send("PUT", "/v1/sandboxes/box", {})
+        ready = web.send("GET", "/readyz")
+        nodes = json_of(web.send("GET", "/v1/nodes"))["nodes"]
+
+        assert (answer.status_code, code_of(answer)) == (503, "no_node")
+        assert problem in json_of(answer)["error"]["message"]
+        assert (ready.status_code, code_of(ready)) == (503, "not_ready")
+        assert problem in json_of(ready)["error"]["details"]["reasons"][0]
+        assert [(n["id"], n["ready"], n["problem"]) for n in nodes] == [(NODE, False, problem)]
+
+
+def test_a_platform_with_a_ready_node_is_ready(web: Web) -> None:
+    assert json_of(web.send("GET", "/readyz")) == {"status": "ready"}
+
+
+def test_the_implicit_session_is_always_there(web: Web) -> None:
+    sandbox = web.sandbox()
+
+    listed = json_of(web.send("GET", SESSIONS))["sessions"]
+
+    assert listed == [{"name": "default", "cwd": "/workspace", "createdAt": sandbox["createdAt"]}]
+    assert json_of(web.send("GET", f"{SESSIONS}/default")) == listed[0]
+
+
+def test_a_session_is_made_used_listed_and_ended(web: Web, node: FakeNode) -> None:
+    sandbox = web.sandbox()
+
+    made = web.send("POST", SESSIONS, {"name": "s-1", "cwd": "/tmp", "env": {"A": "1"}})
+    used = web.exec("say hi", session="s-1")
+    listed = json_of(web.send("GET", SESSIONS))["sessions"]
+    ended = web.send("DELETE", f"{SESSIONS}/s-1")
+
+    assert (made.status_code, json_of(made)["cwd"]) == (201, "/tmp")
+    assert used["stdout"] == "hi\n"
+    assert [session["name"] for session in listed] == ["default", "s-1"]
+    assert ended.status_code == 204
+    wait_for(lambda: EndSession(sandbox["id"], "s-1") in node.told, "the node is told")
+    assert web.send("GET", f"{SESSIONS}/s-1").status_code == 404
+    assert web.send("DELETE", f"{SESSIONS}/s-1").status_code == 404
+
+
+@pytest.mark.parametrize("name", ["default", "twice"])
+def test_a_session_of_a_name_that_is_taken_is_not_made(web: Web, name: str) -> None:
+    web.sandbox()
+    web.send("POST", SESSIONS, {"name": "twice"})
+
+    answer = web.send("POST", SESSIONS, {"name": name})
+
+    assert (answer.status_code, code_of(answer)) == (409, "session_exists")
+    assert len(json_of(web.send("GET", SESSIONS))["sessions"]) == 2
+
+
+def test_the_implicit_session_can_be_reset(web: Web, node: FakeNode) -> None:
+    sandbox = web.sandbox()
+
+    answer = web.send("DELETE", f"{SESSIONS}/default")
+
+    assert answer.status_code == 204
+    wait_for(lambda: EndSession(sandbox["id"], "default") in node.told, "the node is told")
+    assert web.send("GET", f"{SESSIONS}/default").status_code == 200
+
+
+def test_a_context_is_made_listed_and_ended(web: Web, node: FakeNode) -> None:
+    sandbox = web.sandbox()
+
+    made = web.send("POST", CONTEXTS, {"language": "py", "envVars": {"A": "1"}})
+    context = json_of(made)
+    listed = json_of(web.send("GET", CONTEXTS))["contexts"]
+    found = json_of(web.send("GET", f"{CONTEXTS}/{context['id']}"))
+    ended = web.send("DELETE", f"{CONTEXTS}/{context['id']}")
+
+    assert (made.status_code, context["language"], context["cwd"]) == (201, "python", "/workspace")
+    assert listed == [context]
+    assert found == context
+    assert ended.status_code == 204
+    wait_for(lambda: EndContext(sandbox["id"], context["id"]) in node.told, "the node is told")
+    gone = web.send("GET", f"{CONTEXTS}/{context['id']}")
+    assert (gone.status_code, code_of(gone)) == (404, "context_not_found")
+
+
+def test_a_context_of_a_language_that_is_not_there_says_which_are(web: Web) -> None:
+    web.sandbox()
+
+    answer = web.send("POST", CONTEXTS, {"language": "cobol"})
+
+    assert (answer.status_code, code_of(answer)) == (422, "language_unsupported")
+    assert json_of(answer)["error"]["details"]["supported"] == ["python"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/sandboxes/nope"),
+        ("DELETE", "/v1/sandboxes/nope"),
+        ("GET", "/v1/sandboxes/nope/ping"),
+        ("POST", "/v1/sandboxes/nope/exec"),
+        ("POST", "/v1/sandboxes/nope/code"),
+        ("GET", "/v1/sandboxes/nope/sessions"),
+        ("POST", "/v1/sandboxes/nope/sessions"),
+        ("DELETE", "/v1/sandboxes/nope/sessions/x"),
+        ("GET", "/v1/sandboxes/nope/contexts"),
+        ("POST", "/v1/sandboxes/nope/contexts"),
+    ],
+)
+def test_a_sandbox_that_is_not_there_is_said_by_every_route(
+    web: Web, method: str, path: str
+) -> None:
+    bodies = {
+        "exec": {"command": "x"},
+        "code": {"code": "x"},
+        "sessions": {"name": "x"},
+        "contexts": {"language": "python"},
+    }
+    body = bodies.get(path.rpartition("/")[2]) if method == "POST" else None
+
+    answer = web.send(method, path, body)
+
+    assert (answer.status_code, code_of(answer)) == (404, "sandbox_not_found")
