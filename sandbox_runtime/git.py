@@ -169,6 +169,8 @@ class _Checkout:
                             outcome = report
                         case Fault(message=message):
                             log.warning("checkout's delegate failed", reason=redacted(message))
+        except OSError as error:
+            log.warning("checkout not started", reason=error.strerror)
         finally:
             cancellation.forget(group.kill_all)
             await group.close()

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sandbox_runtime import delegates
@@ -83,7 +84,10 @@ class Kernel:
         cls, *, programs: UserPrograms, settings: Settings, cwd: str, env: Mapping[str, str]
     ) -> Kernel:
         """Returns when the kernel waits for its first cell. Raises `KernelNotStarted`."""
-        directory = Path(tempfile.mkdtemp(prefix="kernel-", dir=settings.scratch))
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="kernel-", dir=settings.scratch))
+        except OSError as error:
+            raise _short_of_something(error) from error
         kernel = cls(programs.new_group("kernel"), directory)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
@@ -92,6 +96,9 @@ class Kernel:
             await kernel.close()
             message = f"the interpreter did not become a kernel within {START_TIMEOUT_S:.0f} s"
             raise KernelNotStarted(message, missing=False) from None
+        except OSError as error:
+            await kernel.close()
+            raise _short_of_something(error) from error
         except BaseException:
             await kernel.close()
             raise
@@ -122,10 +129,8 @@ class Kernel:
     def interrupt(self) -> None:
         """Stops the cell, and the programs that it waits for, as Ctrl-C does."""
         if self._process is not None and self.alive:
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGINT)
-            except ProcessLookupError:
-                pass
 
     def kill(self) -> None:
         """Ends the kernel at once; a cell that runs then raises `KernelLost`."""
@@ -141,7 +146,8 @@ class Kernel:
         if self._ended is not None:
             await self._ended
         await self._group.close()
-        self._lock_directory()
+        with suppress(OSError):
+            self._lock_directory()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _start(
@@ -267,6 +273,11 @@ class Kernel:
         assert self._ended is not None
         await asyncio.wait({self._ended}, timeout=LAST_WORDS_TIMEOUT_S)
         return self._ended.result() if self._ended.done() else None
+
+
+def _short_of_something(error: OSError) -> KernelNotStarted:
+    """Of memory, processes or space, mostly."""
+    return KernelNotStarted(f"the sandbox could not start it: {error.strerror}", missing=False)
 
 
 def _read_all(descriptor: int) -> bytes:

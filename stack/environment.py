@@ -66,9 +66,9 @@ class Wanted:
 
     @property
     def is_there(self) -> bool:
-        return (
-            self.python.exists() and self.stamp.is_file() and self.stamp.read_text() == self.digest
-        )
+        if not (self.has_its_base and self.stamp.is_file()):
+            return False
+        return self.stamp.read_text() == self.digest
 
 
 def ensure_environment(wanted: Wanted, progress: Callable[[str], None]) -> None:

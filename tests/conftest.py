@@ -1,4 +1,4 @@
-"""What all tests share: a real Redis, and the rule that CI skips nothing."""
+"""What all tests share: a Redis, a platform, things to build; and that CI skips nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from stack.driver import Driver
+from stack.sample_repository import host_address
+from tests.client import Client
+from tests.platform import Platform
 from tests.redis_server import RedisServer
+from tests.repositories import ServedRepository, archive_of_files, served
 
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
+DRIVER = os.environ.get("COLDFRAME_TEST_DRIVER", "docker")
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +39,34 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    # Short: sockets lie in it.
+    platform = Platform(tmp_path_factory.mktemp("p") / "s", DRIVER)
+    try:
+        platform.up()
+        yield platform
+    finally:
+        platform.down()
+
+
+@pytest.fixture(scope="session")
+def api(platform: Platform) -> Iterator[Client]:
+    client = platform.client()
+    yield client
+    client.http.close()
+
+
+@pytest.fixture(scope="session")
+def archive() -> str:
+    """An archive with a text and a test, in base64."""
+    return archive_of_files()
+
+
+@pytest.fixture(scope="session")
+def repository_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedRepository]:
+    """A git repository on an address of this machine that sandboxes reach."""
+    with served(tmp_path_factory.mktemp("served"), host_address(Driver(DRIVER))) as repository:
+        yield repository

@@ -190,6 +190,7 @@ def running_runtime(
     python: str = sys.executable, *, confined: bool = False, cgroups: bool = True
 ) -> Iterator[RunningRuntime]:
     """Starts the runtime; `confined`: with the capabilities alone that it has in a container."""
+    confinement = _confinement() if confined else []
     # Not pytest's directory: that one is closed to other users, and its name is longer than a
     # socket's may be.
     directory = Path(tempfile.mkdtemp(prefix="cf-"))
@@ -200,7 +201,7 @@ def running_runtime(
     program += "runpy.run_module('sandbox_runtime', run_name='__main__')"
     argv = [sys.executable, "-I", "-B", "-c", program]
     process = subprocess.Popen(
-        [*_confinement(), *argv] if confined else argv,
+        [*confinement, *argv],
         env={
             "PATH": "/usr/bin:/bin",
             "COLDFRAME_RUNTIME_SOCKET": str(directory / "socket" / "runtime.sock"),

@@ -6,8 +6,12 @@ It is read before gevent has patched anything, and so imports nothing of ours bu
 from gunicorn.workers.base import Worker
 
 from web.settings import Settings
+from workers.contract.settings import InvalidSettings
 
-_settings = Settings.from_env()
+try:
+    _settings = Settings.from_env()
+except InvalidSettings as mistakes:
+    raise SystemExit(f"coldframe web: {mistakes}") from None
 
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.processes
@@ -32,4 +36,6 @@ errorlog = "-"
 def worker_exit(_: object, worker: Worker) -> None:
     from web.app import close_app  # Not before the worker has patched what it imports.
 
-    close_app(worker.wsgi)
+    app = getattr(worker, "wsgi", None)
+    if app is not None:  # None where the worker failed before it had one.
+        close_app(app)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.e2e.client import Client, check_stream, stdout_of
-from tests.e2e.repositories import ServedRepository
+from tests.client import Client, check_stream, stdout_of
+from tests.repositories import ServedRepository
 
 STEPS = [
     {"name": "show", "commands": ["cat greeting.txt", "echo $WHO"], "env": {"WHO": "you"}},

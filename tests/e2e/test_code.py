@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from tests.e2e.client import Client, check_stream, stdout_of
+from tests.client import Client, check_stream, stdout_of
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.client import Client, check_stream, stdout_of, wait_for
-from tests.e2e.conftest import DRIVER
-from tests.e2e.platform import Platform
+from tests.client import Client, check_stream, stdout_of, wait_for
+from tests.conftest import DRIVER
+from tests.platform import Platform
 
 ENGINE = Path("/var/run/docker.sock")
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.e2e.client import Client, Received, check_stream, stdout_of, wait_for
+from tests.client import Client, Received, check_stream, stdout_of, wait_for
 
 MIB = 1024 * 1024
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from tests.e2e.client import Client, Received, check_stream, stdout_of, wait_for
-from tests.e2e.platform import Platform
+from tests.client import Client, Received, check_stream, stdout_of, wait_for
+from tests.platform import Platform
 
 COUNT = "for i in $(seq 120); do echo $i; sleep 0.05; done"
 COUNTED = "".join(f"{n}\n" for n in range(1, 121))

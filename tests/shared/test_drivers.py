@@ -15,7 +15,7 @@ from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Complete, Numbered, Stdout
 from sandbox_runtime.protocol.requests import CancelReason, ExecRequest
-from tests.e2e.client import wait_for
+from tests.client import wait_for
 from workers.contract.jobs import new_id
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.drivers.driver import Driver, DriverUnavailable, sandboxes_root

@@ -9,7 +9,7 @@ from pathlib import Path
 from stack.programs import ProgramName
 from stack.settings import StackSettings
 from stack.stack import Stack
-from tests.e2e.client import Client, wait_for
+from tests.client import Client, wait_for
 
 NODE = "node-1"
 
