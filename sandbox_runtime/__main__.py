@@ -97,6 +97,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
+    serving.add_done_callback(lambda _: told_to_end.set())  # A server that failed is an end, too.
     await told_to_end.wait()
     await executions.close()
     await asyncio.gather(sessions.close(), contexts.close())

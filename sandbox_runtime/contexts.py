@@ -16,7 +16,7 @@ from sandbox_runtime.cancellation import Cancellation, cut_off
 from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
 from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.kernels import CellReport, Kernel, KernelLost, KernelNotStarted
-from sandbox_runtime.output import COALESCE_S, Output
+from sandbox_runtime.output import Output
 from sandbox_runtime.processes import UserPrograms
 from sandbox_runtime.protocol.events import (
     CellException,
@@ -37,8 +37,6 @@ MAX_CONTEXTS = 32
 
 RESULT_OVERHEAD_BYTES = 200
 """What a result counts for beside its values: its event on the wire."""
-
-TIMER_MARGIN_S = 0.002
 
 PYTHON_NAMES = ("python", "python3")
 
@@ -224,7 +222,6 @@ class _Cell:
         self._cancellation = cancellation
         self._limit_bytes = request.output_limit_bytes
         self._results_bytes = 0
-        self._printed_at = float("-inf")
         self._started = asyncio.Event()
 
     async def run(self) -> CellEnded:
@@ -253,12 +250,11 @@ class _Cell:
             case Printed(stream=stream, data=data):
                 if self._output.has_room_now():
                     self._output.write(stream, data.encode())
-                    self._printed_at = time.monotonic()
             # After a cancellation they come of our own interrupt, which the error event tells.
             case Result() if self._cancellation.code is None:
                 await self._take_result(report)
             case CellException() if self._cancellation.code is None:
-                await self._tell(report)
+                self._tell(report)
 
     async def _take_result(self, result: Result) -> None:
         """Keeps results up to the output's limit: they are told apart, but fill the same store."""
@@ -268,13 +264,11 @@ class _Cell:
         if self._results_bytes > self._limit_bytes:
             text = f"[Results from here on are left out: over {self._limit_bytes:,} bytes]"
             result = Result(timestamp="", text=text, is_main=result.is_main)
-        await self._tell(result)
+        self._tell(result)
 
-    async def _tell(self, event: Result | CellException) -> None:
-        """Tells it after what was printed before it, which the output still holds for a moment."""
-        wait_s = self._printed_at + COALESCE_S - time.monotonic()
-        if wait_s > 0:
-            await asyncio.sleep(wait_s + TIMER_MARGIN_S)
+    def _tell(self, event: Result | CellException) -> None:
+        """Tells it after what was printed before it, which the output may still hold."""
+        self._output.flush()
         self._journal.append(msgspec.structs.replace(event, timestamp=timestamp()))
 
     async def _interrupt_when_cancelled(self) -> None:

@@ -53,9 +53,9 @@ class Output:
         self._pending_bytes += len(kept)
         wait_s = self._told_at + COALESCE_S - self._clock()
         if self._pending_bytes >= MAX_EVENT_BYTES or wait_s <= 0:
-            self._tell()
+            self.flush()
         elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(wait_s, self._tell)
+            self._timer = asyncio.get_running_loop().call_later(wait_s, self.flush)
 
     def has_room_now(self) -> bool:
         return self._journal.has_room_now()
@@ -66,7 +66,7 @@ class Output:
 
     def close(self) -> None:
         """Tells all that is left, then that something was dropped, if it was."""
-        self._tell()
+        self.flush()
         for stream, decoder in self._decoders.items():
             if self._truncated is None:
                 self._append(stream, decoder.finish())
@@ -86,7 +86,8 @@ class Output:
         self._truncated = self._truncated or stream
         self._dropped_bytes += count
 
-    def _tell(self) -> None:
+    def flush(self) -> None:
+        """Tells at once what waits for more, so that an event of another kind can follow it."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -20,7 +20,8 @@ worker_class = "gevent"
 worker_connections = _settings.max_readers + 1000
 # The application is made in each worker, after the fork and the patching: it starts a thread.
 preload_app = False
-keepalive = 75
+# Also what a client may take to send its headers.
+keepalive = 20
 timeout = 60
 # Streams do not end by themselves, and resume elsewhere.
 graceful_timeout = 5

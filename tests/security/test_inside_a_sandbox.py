@@ -133,4 +133,4 @@ def test_killing_everything_that_it_may_does_not_end_the_sandbox(api: Client, bo
     check_stream(received)
     assert received[-1].event["code"] == "session_exited"
     assert received[-1].event["exitCode"] == 137
-    assert after["stdout"] == "alive \n"
+    assert after["stdout"] == "alive\n"

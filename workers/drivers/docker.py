@@ -175,6 +175,11 @@ class DockerDriver:
         """Removes what all sandboxes of the node shared."""
         if self._cgroups:
             self._cgroups.leave()
+        for network in self._docker.networks.list(names=[EGRESS_NETWORK]):
+            try:
+                network.remove()
+            except docker.errors.APIError:
+                pass  # Another node on this machine still uses it.
 
     def _image(self, name: str) -> str:
         """The image's id, pinned when it was built; never a tag that can move."""

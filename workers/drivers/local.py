@@ -142,14 +142,19 @@ class LocalDriver:
                 arguments += ["--symlink", str(Path(path).readlink()), path]
             else:
                 arguments += ["--ro-bind-try", path, path]
-        for program in _program_directories(self._python):
-            arguments += ["--ro-bind", str(program), str(program)]
         arguments += ["--ro-bind", str(directory.run / "passwd"), "/etc/passwd"]
-        arguments += ["--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/var"]
+        arguments += ["--perms", "1777", "--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/var"]
         # Their first component lies outside what was bound, so bubblewrap makes the mount points.
         arguments += ["--bind", str(directory.run), RUN_MOUNT]
         for name, at in VOLUME_MOUNTS.items():
             arguments += ["--bind", str(directory.volume / name), at]
+        # After the mounts that would hide them; bubblewrap makes parents for root alone (0700).
+        programs = _program_directories(self._python)
+        for parent in sorted({parent for program in programs for parent in program.parents}):
+            if parent != Path("/"):
+                arguments += ["--perms", "0755", "--dir", str(parent)]
+        for program in programs:
+            arguments += ["--ro-bind", str(program), str(program)]
         cgroup = ""
         if self._cgroups:
             group = self._cgroups.create(sandbox.id, cpus=1024, memory_bytes=1 << 50, pids=1 << 20)
