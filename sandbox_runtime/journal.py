@@ -14,6 +14,9 @@ from sandbox_runtime.protocol.events import TERMINAL, Complete, Error, Numbered,
 UNACKNOWLEDGED_LIMIT_BYTES = 32 * 1024 * 1024
 """Of one execution, as encoded. Past it the program's output is not read, so the program waits."""
 
+LINGER_S = 0.002
+"""How long the first event waits for the last: most commands end at once, and are told at once."""
+
 BATCH_LIMIT_BYTES = 256 * 1024
 """How much a reader is given at once; a single larger event is given whole."""
 
@@ -43,6 +46,7 @@ class Journal:
         self._terminal: Complete | Error | None = None
         self._readers: set[asyncio.Future[bool]] = set()
         self._writers: set[asyncio.Future[bool]] = set()
+        self._end_waiters: set[asyncio.Future[bool]] = set()
 
     @property
     def last_n(self) -> int:
@@ -73,6 +77,7 @@ class Journal:
         self._most_held_bytes = max(self._most_held_bytes, self._held_bytes)
         if isinstance(event, TERMINAL):
             self._terminal = event
+            _wake(self._end_waiters)
         _wake(self._readers)
 
     def acknowledge(self, n: int) -> None:
@@ -104,6 +109,8 @@ class Journal:
         With `heartbeat_s`, an empty batch is given whenever nothing was for so long. Raises
         `ExecutionForgotten` where the reader is overtaken by an acknowledgement.
         """
+        if after == 0 and not self.ended:
+            await _wait(self._end_waiters, LINGER_S)
         last = False
         while not last:
             self.require(after)

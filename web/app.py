@@ -38,8 +38,7 @@ from web.settings import Settings
 from workers.contract.connection import RedisClient, connect
 from workers.contract.errors import Fault
 from workers.contract.jobs import new_id
-from workers.contract.queue import ControlChannel, JobQueue, celery_app
-from workers.contract.settings import StoreSettings
+from workers.contract.queue import ControlChannel
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, Hub
 
@@ -69,7 +68,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     sandboxes = SandboxStore(client, retention_s=store.retention_s)
     nodes = NodeStore(client)
     stream = EventStream(client, retention_s=store.retention_s, now=timestamp)
-    queue = _job_queue(store)
     control = ControlChannel(client)
     hub = Hub(client)
     readers = Readers(
@@ -80,24 +78,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     placement = Placement(
         sandboxes=sandboxes,
         nodes=nodes,
-        queue=queue,
         control=control,
         readers=readers,
         admission=admission,
         create_limit_s=settings.create_limit_s,
         remove_limit_s=settings.remove_limit_s,
     )
-    cancellation = Cancellation(
-        jobs=jobs,
-        sandboxes=sandboxes,
-        stream=stream,
-        queue=queue,
-        control=control,
-        now=timestamp,
-    )
+    cancellation = Cancellation(jobs=jobs, stream=stream, control=control, now=timestamp)
     answers = JobAnswers(
         jobs=jobs,
-        queue=queue,
         readers=readers,
         admission=admission,
         cancellation=cancellation,
@@ -246,20 +235,6 @@ def _fault_of(error: Exception) -> Fault:
             return errors.UnreadableBody(description or "The request cannot be read.")
         case _:
             return errors.internal_error()
-
-
-def _job_queue(settings: StoreSettings) -> JobQueue:
-    app = celery_app(settings)
-    # kombu tries for six seconds to connect. A client waits meanwhile, and what is not sent now is
-    # sent later by the leading worker.
-    app.conf.broker_transport_options = {
-        **app.conf.broker_transport_options,
-        "max_retries": 0,
-        "interval_start": 0,
-        "interval_step": 0,
-        "interval_max": 0,
-    }
-    return JobQueue(app)
 
 
 def _answers(client: RedisClient) -> float:

@@ -8,11 +8,10 @@ import msgspec
 import structlog
 
 from sandbox_runtime.protocol.events import Error
-from workers.contract.errors import QueueUnavailable, SandboxNotFound
 from workers.contract.jobs import Job, Status, StepStatus
-from workers.contract.queue import CancelJob, ControlChannel, JobQueue
-from workers.contract.store import JobStore, SandboxStore
-from workers.contract.stream import EventStream, NextJob, NumberedEvent, Outcome, Writer
+from workers.contract.queue import CancelJob, ControlChannel
+from workers.contract.store import JobStore
+from workers.contract.stream import EventStream, NumberedEvent, Outcome, Writer
 
 CANCELLED = "cancelled"
 
@@ -29,16 +28,12 @@ class Cancellation:
         self,
         *,
         jobs: JobStore,
-        sandboxes: SandboxStore,
         stream: EventStream,
-        queue: JobQueue,
         control: ControlChannel,
         now: Callable[[], str],
     ) -> None:
         self._jobs = jobs
-        self._sandboxes = sandboxes
         self._stream = stream
-        self._queue = queue
         self._control = control
         self._now = now
 
@@ -69,14 +64,4 @@ class Cancellation:
             steps=steps or None,
             expect=Status.QUEUED.value,
         )
-        if appended.next_job is not None:
-            self._send_next(job, appended.next_job)
         return appended.outcome in (Outcome.OK, Outcome.COMPLETED)
-
-    def _send_next(self, job: Job, next_job: NextJob) -> None:
-        try:
-            # Jobs of one line have one sandbox.
-            node = self._sandboxes.get(job.sandbox_id).node if job.sandbox_id else None
-            self._queue.nudge(next_job.id, next_job.kind, node)
-        except (QueueUnavailable, SandboxNotFound) as fault:
-            log.warning("next job not sent", job_id=next_job.id, reason=fault.message)

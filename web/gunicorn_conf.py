@@ -3,6 +3,8 @@
 It is read before gevent has patched anything, and so imports nothing of ours but the settings.
 """
 
+import resource
+
 from gunicorn.workers.base import Worker
 
 from web.settings import Settings
@@ -13,11 +15,23 @@ try:
 except InvalidSettings as mistakes:
     raise SystemExit(f"coldframe web: {mistakes}") from None
 
+OTHER_DESCRIPTORS = 1000
+"""Connections to Redis and Flower, uploads, and what Python itself has open."""
+
 bind = f"{_settings.host}:{_settings.port}"
 workers = _settings.processes
 worker_class = "gevent"
 # Besides the readers, room for requests that are answered at once, so that these are never starved.
 worker_connections = _settings.max_readers + 1000
+
+# Each connection is a descriptor, and many systems start programs with no more than 1024.
+_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+_wanted = worker_connections + OTHER_DESCRIPTORS
+if _hard != resource.RLIM_INFINITY:
+    _wanted = min(_wanted, _hard)
+if _soft != resource.RLIM_INFINITY and _soft < _wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_wanted, _hard))
+
 # The application is made in each worker, after the fork and the patching: it starts a thread.
 preload_app = False
 # Also what a client may take to send its headers.

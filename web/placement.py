@@ -9,7 +9,7 @@ from web.admission import Admission
 from web.errors import SandboxStarting
 from web.readers import Reader, Readers
 from workers.contract.errors import NoNode, SandboxFailed, SandboxNotFound
-from workers.contract.queue import ControlChannel, JobQueue, RemoveSandbox
+from workers.contract.queue import ControlChannel, RemoveSandbox
 from workers.contract.sandboxes import Sandbox, SandboxState
 from workers.contract.store import NodeStore, SandboxStore, changed_channel
 
@@ -28,7 +28,6 @@ class Placement:
         *,
         sandboxes: SandboxStore,
         nodes: NodeStore,
-        queue: JobQueue,
         control: ControlChannel,
         readers: Readers,
         admission: Admission,
@@ -38,7 +37,6 @@ class Placement:
     ) -> None:
         self._sandboxes = sandboxes
         self._nodes = nodes
-        self._queue = queue
         self._control = control
         self._readers = readers
         self._admission = admission
@@ -66,7 +64,7 @@ class Placement:
     def find_or_make(self, wanted: Sandbox) -> tuple[Sandbox, bool]:
         """The sandbox of this name, running, and whether it is the new one.
 
-        Raises `NoNode`, `SandboxFailed`, `SandboxStarting`, `QueueUnavailable`.
+        Raises `NoNode`, `SandboxFailed`, `SandboxStarting`.
         """
         deadline = self._monotonic() + self._create_limit_s
         while True:
@@ -114,7 +112,7 @@ class Placement:
         with self._readers.open(changed_channel(sandbox.id)) as reader:
             if sandbox.node is None:
                 # Also for one that is found: the message for it may not have been sent.
-                self._queue.place(sandbox.id)
+                self._sandboxes.send_to_placement(sandbox.id)
             made = self._wait_with(
                 reader, sandbox, deadline, SandboxState.RUNNING, SandboxState.FAILED
             )

@@ -57,7 +57,7 @@ class Reader:
         self._subscription.take(timeout_s)
 
     def events(
-        self, job_id: str, *, after: EventId = BEFORE_ALL, tick_s: float
+        self, job_id: str, *, after: EventId = BEFORE_ALL, tick_s: float, is_new: bool = False
     ) -> Iterator[PublishedEvent | None]:
         """As `stream.follow`, with None at least so often as every `tick_s`; outlives Redis.
 
@@ -68,7 +68,14 @@ class Reader:
         while True:
             try:
                 for event in follow(
-                    self._readers.stream, self._subscription, job_id, after=last, heartbeat_s=tick_s
+                    self._readers.stream,
+                    self._subscription,
+                    job_id,
+                    after=last,
+                    heartbeat_s=tick_s,
+                    # Only where the subscription stood by the time that the job was submitted: one
+                    # that waits for the hub to connect is not told of what comes before.
+                    is_new=is_new and self._subscription.confirmed.is_set(),
                 ):
                     away_since = None
                     if event is not None:
@@ -82,6 +89,7 @@ class Reader:
                 if now - away_since > self._readers.patience_s:
                     raise
                 yield None
+                is_new = False
                 time.sleep(RETRY_S)
             else:
                 return
@@ -128,9 +136,11 @@ def client_left(environ: Mapping[str, Any]) -> bool:
     connection = environ.get("gunicorn.socket")
     if connection is None:
         return False
+    # Not `select`, which takes no descriptor above 1023.
+    poll = select.poll()
     try:
-        readable, _, _ = select.select([connection], [], [], 0)
+        poll.register(connection, select.POLLIN)
         # What can be read is the end, or the client's next request, which stays where it is.
-        return bool(readable) and connection.recv(1, socket.MSG_PEEK) == b""
-    except (OSError, ValueError):
+        return bool(poll.poll(0)) and connection.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
         return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from workers.contract.errors import Fault
-from workers.contract.queue import celery_app
 from workers.contract.settings import InvalidSettings
 from workers.drivers.driver import DriverFault
 from workers.node import Node, NodeTaken
@@ -18,7 +17,7 @@ def main(arguments: list[str]) -> int:
         return 2
     try:
         settings = Settings.from_env()
-        count = Node(settings, celery_app(settings.store)).remove_all_sandboxes()
+        count = Node(settings).remove_all_sandboxes()
     except (InvalidSettings, NodeTaken, DriverFault, Fault) as error:
         sys.stderr.write(f"{error}\n")
         return 1

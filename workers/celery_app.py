@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import structlog
 from celery import Celery, signals
 
 from workers.contract.connection import connect
-from workers.contract.queue import PLACEMENT_QUEUE, PRUNE_TASK, celery_app, node_queue
+from workers.contract.queue import PLACEMENT_QUEUE, PRUNE_TASK, node_queue
+from workers.contract.settings import StoreSettings
 from workers.contract.store import JobStore
 from workers.node import Node
 from workers.settings import Settings
@@ -17,10 +19,14 @@ from workers.tasks import Starts, register
 
 PRUNE_ROUND_S = 600.0
 
+SWITCH_INTERVAL_S = 0.0005
+"""Between two threads of the worker, all of which mostly wait: a job is handed over sooner."""
+
 
 def make_app(settings: Settings) -> Celery:
     """The configured application. A node is made only where a worker starts."""
-    app = celery_app(settings.store)
+    app = Celery("coldframe")
+    app.conf.update(_configuration(settings.store))
     app.conf.update(
         worker_pool="threads",
         worker_concurrency=settings.job_limit,
@@ -31,7 +37,7 @@ def make_app(settings: Settings) -> Celery:
         beat_schedule={"prune": {"task": PRUNE_TASK, "schedule": PRUNE_ROUND_S}},
     )
     nodes: list[Node] = []
-    starts = Starts(app)
+    starts = Starts()
     client = connect(settings.store, max_connections=2)
     jobs = JobStore(client, retention_s=settings.store.retention_s)
     register(app, node=lambda: nodes[0], jobs=jobs, starts=starts)
@@ -40,9 +46,9 @@ def make_app(settings: Settings) -> Celery:
         app.amqp.queues.select((PLACEMENT_QUEUE, node_queue(settings.node_id)))
 
     def start_node(**_: Any) -> None:
-        nodes.append(Node(settings, app))
+        nodes.append(Node(settings))
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         nodes[0].start()
-        starts.start()
 
     def stop_node(**_: Any) -> None:
         for node in nodes:
@@ -50,8 +56,41 @@ def make_app(settings: Settings) -> Celery:
 
     signals.celeryd_init.connect(read_queues, weak=False)
     signals.worker_init.connect(start_node, weak=False)
+    signals.worker_ready.connect(starts.listen, weak=False)
     signals.worker_shutting_down.connect(stop_node, weak=False)
     return app
+
+
+def _configuration(store: StoreSettings) -> dict[str, Any]:
+    """Early acknowledgement and no prefetch: while a job runs, its message is nowhere."""
+    return {
+        "broker_url": store.redis_url,
+        "broker_transport_options": {
+            "socket_timeout": store.socket_timeout_s,
+            "socket_connect_timeout": store.connect_timeout_s,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            # Nothing is unacknowledged while a job runs (early ack, no prefetch), so this only
+            # brings back a message whose worker died in the instant between taking and acking it.
+            "visibility_timeout": 120,
+        },
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_pool_limit": 8,
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        "task_default_queue": PLACEMENT_QUEUE,
+        "task_create_missing_queues": True,
+        "worker_send_task_events": True,
+        "worker_hijack_root_logger": False,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "enable_utc": True,
+    }
 
 
 def configure_logs() -> None:
@@ -63,10 +102,14 @@ def configure_logs() -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    # A line for each task received and ended: Flower shows it, and each costs a job's time.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 configure_logs()

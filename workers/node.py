@@ -10,14 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from celery import Celery
 
 from sandbox_runtime.protocol.requests import CancelReason
+from workers import recovery
 from workers.clock import timestamp
 from workers.contract.connection import connect
 from workers.contract.errors import Fault, StoreUnavailable
 from workers.contract.jobs import new_id
-from workers.contract.queue import ControlChannel, JobQueue
+from workers.contract.queue import ControlChannel
 from workers.contract.sandboxes import NodeRecord
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream
@@ -28,7 +28,6 @@ from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
 from workers.publisher import Publisher
-from workers.recovery import Recovery
 from workers.run_build import BuildRunner
 from workers.runner import Runner
 from workers.settings import Settings
@@ -49,7 +48,7 @@ class NodeTaken(Exception):
 class Node:
     """The composition root of a worker. Nothing starts before `start`."""
 
-    def __init__(self, settings: Settings, app: Celery) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
         client = connect(settings.store, max_connections=settings.job_limit + SPARE_CONNECTIONS)
         retention_s = settings.store.retention_s
@@ -60,7 +59,6 @@ class Node:
         self._driver = make_driver(settings)
         self._held = HeldJobs()
         stream = EventStream(client, retention_s=retention_s, now=timestamp)
-        queue = JobQueue(app)
         channel = ControlChannel(client)
         self.sandboxes = Sandboxes(
             node_id=settings.node_id,
@@ -75,7 +73,6 @@ class Node:
         self._publisher = Publisher(
             jobs=self._jobs,
             stream=stream,
-            queue=queue,
             node_id=settings.node_id,
             settle_s=settings.settle_s,
         )
@@ -101,7 +98,6 @@ class Node:
             sandboxes=self.sandboxes,
             records=self._records,
         )
-        self._recovery = Recovery(jobs=self._jobs, queue=queue, channel=channel)
         self._epoch = new_id()
         self._problem = "starting"
         self._warnings: list[str] = []
@@ -156,7 +152,7 @@ class Node:
             self._warnings = self._driver.check()
             if not self._adopted:
                 self.sandboxes.adopt()
-                self._recovery.resume_own(self._settings.node_id)
+                recovery.resume_own(self._jobs, self._settings.node_id)
                 self._adopted = True
             self._problem = ""
         except DriverUnavailable as fault:
@@ -196,7 +192,7 @@ class Node:
 
     def _recover(self) -> None:
         if self._nodes.lead(self._epoch, life_s=RECOVER_ROUND_S * 3):
-            self._recovery.send_lost()
+            recovery.send_lost(self._jobs)
 
     def remove_all_sandboxes(self) -> int:
         """Removes every sandbox of this node, for good; how many. The node must not be running."""

@@ -1,4 +1,4 @@
-"""Keeps a message that cannot be read from ending the worker: it is put aside, once.
+"""Takes Celery's messages so that none of them can end the worker, or be run for being kept.
 
 Celery's consumer ends with "Unrecoverable error" on a body that is not what it expects (`[]`), and
 kombu's transport on a list entry that is not JSON; the message goes back and ends the next worker
@@ -19,12 +19,26 @@ from kombu.transport import redis as kombu_redis
 DEAD_LETTERS_KEY = "cf:dead-letters"
 MAX_DEAD_LETTERS = 1000
 MAX_LETTER_BYTES = 64 * 1024
+EVENT_ROUND_S = 0.25
+"""How late Flower may be told: an event costs about as much as a short job."""
 
 log = structlog.get_logger(__name__)
 
 
 class GuardedConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, in which no message can raise."""
+    """Celery's consumer, in which no message can raise, and whose task events go out in groups."""
+
+    _flush_is_due = False
+
+    def on_send_event_buffered(self) -> None:
+        # Celery would flush in the next round of its loop, while the job itself is running.
+        if self.hub and not self._flush_is_due:
+            self._flush_is_due = True
+            self.hub.call_later(EVENT_ROUND_S, self._flush_late)
+
+    def _flush_late(self) -> None:
+        self._flush_is_due = False
+        self._flush_events()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)
@@ -42,6 +56,26 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
 
 class GuardedChannel(kombu_redis.Channel):
     """kombu's channel, in which an entry that is not a message is no message."""
+
+    _client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """kombu makes a client for each operation, which redis-py 8 has made expensive."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call]
+        if self._client is None or self._client.connection_pool is not self.pool:
+            self._client = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._client
+
+    def basic_consume(self, queue: str, no_ack: bool, *args: Any, **kwargs: Any) -> Any:
+        """Messages are taken, not borrowed: a lost one is sent again because its job is open.
+
+        So nothing is ever unacknowledged, which kombu would write down, bring back and trip over.
+        """
+        return super().basic_consume(queue, True, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """There is nothing to acknowledge; Celery asks all the same."""
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -25,10 +25,9 @@ from sandbox_runtime.protocol.errors import (
 from sandbox_runtime.protocol.events import Complete, Error, Numbered, RuntimeEvent
 from sandbox_runtime.protocol.requests import ExecutionRequest
 from workers.clock import timestamp
-from workers.contract.errors import QueueUnavailable, StoreFull, StoreUnavailable
+from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.events import JobEvent
 from workers.contract.jobs import StepRecord
-from workers.contract.queue import JobQueue
 from workers.contract.store import JobStore
 from workers.contract.stream import Appended, EventStream, NumberedEvent, Outcome
 from workers.held import HeldJob
@@ -77,13 +76,11 @@ class Publisher:
         *,
         jobs: JobStore,
         stream: EventStream,
-        queue: JobQueue,
         node_id: str,
         settle_s: float,
     ) -> None:
         self._jobs = jobs
         self._stream = stream
-        self._queue = queue
         self._node_id = node_id
         self._settle_s = settle_s
         self._settling: deque[Settling] = deque()
@@ -164,17 +161,8 @@ class Publisher:
             held, lambda: self._stream.append(held.writer, execution, events, steps=steps)
         )
         if appended.outcome in (Outcome.OK, Outcome.HOLE):
-            self.send_next(appended)
             return appended
         raise ClaimLost
-
-    def send_next(self, appended: Appended) -> None:
-        """Sends the job that a completed one let go; what fails here, the leader sends."""
-        if appended.next_job is not None:
-            try:
-                self._queue.nudge(appended.next_job.id, appended.next_job.kind, self._node_id)
-            except QueueUnavailable as fault:
-                log.warning("nudge not sent", job_id=appended.next_job.id, reason=fault.message)
 
     def run_settling(self) -> None:
         """The body of the thread that acknowledges what has settled."""
@@ -235,7 +223,7 @@ class Publisher:
                 item.held.read_again()
                 return
             # Its thread has gone: a new claim resumes it and publishes what is missing.
-            self._queue.nudge(item.held.job.id, item.held.job.kind, self._node_id)
+            self._jobs.send_to_node(item.held.job, self._node_id)
             return
         try:
             item.client.acknowledge(item.execution, item.n)

@@ -7,7 +7,6 @@ import time
 import structlog
 
 from workers.contract.jobs import Status
-from workers.contract.queue import PLACEMENT_QUEUE, ControlChannel, JobQueue, node_queue
 from workers.contract.store import JobStore, OpenJob
 
 LOST_NUDGE_S = 10.0
@@ -16,38 +15,23 @@ LOST_NUDGE_S = 10.0
 log = structlog.get_logger(__name__)
 
 
-class Recovery:
-    """What the leading worker does for the jobs of all nodes, round by round."""
+def send_lost(jobs: JobStore) -> int:
+    """One round, for the jobs of all nodes; how many were sent. Raises `StoreUnavailable`."""
+    now_ms = int(time.time() * 1000)
+    lost = [job for job in jobs.open_jobs() if _is_due(job, now_ms) and jobs.is_queue_empty(job)]
+    for job in lost:
+        jobs.send(job)
+    if lost:
+        log.info("jobs sent again", count=len(lost))
+    return len(lost)
 
-    def __init__(self, *, jobs: JobStore, queue: JobQueue, channel: ControlChannel) -> None:
-        self._jobs = jobs
-        self._queue = queue
-        self._channel = channel
 
-    def send_lost(self) -> int:
-        """One round; how many jobs were sent. Raises `StoreUnavailable`, `QueueUnavailable`."""
-        now_ms = int(time.time() * 1000)
-        due = [job for job in self._jobs.open_jobs() if _is_due(job, now_ms)]
-        sent = []
-        for job in due:
-            if self._queue_is_empty(job):
-                self._queue.nudge(job.id, job.kind, job.node)
-                sent.append(job.id)
-        if sent:
-            self._jobs.note_nudge(sent)
-            log.info("jobs sent again", count=len(sent))
-        return len(sent)
-
-    def resume_own(self, node_id: str) -> None:
-        """At a worker's start: every job that the node had begun is sent to it again."""
-        for job in self._jobs.open_jobs():
-            if job.status is Status.RUNNING and job.node == node_id:
-                self._queue.nudge(job.id, job.kind, node_id)
-                log.info("job resumed", job_id=job.id)
-
-    def _queue_is_empty(self, job: OpenJob) -> bool:
-        queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
-        return self._channel.queue_length(queue) == 0
+def resume_own(jobs: JobStore, node_id: str) -> None:
+    """At a worker's start: every job that its node had begun is sent to it again."""
+    for job in jobs.open_jobs():
+        if job.status is Status.RUNNING and job.node == node_id:
+            jobs.send(job)
+            log.info("job resumed", job_id=job.id)
 
 
 def _is_due(job: OpenJob, now_ms: int) -> bool:

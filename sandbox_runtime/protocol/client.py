@@ -10,6 +10,7 @@ import http.client
 import os
 import socket
 import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from urllib.parse import quote
 
 from sandbox_runtime.protocol import codec
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
-from sandbox_runtime.protocol.events import Numbered
+from sandbox_runtime.protocol.events import TERMINAL, Numbered
 from sandbox_runtime.protocol.requests import (
     BOOT_ID_HEADER,
     Acknowledgement,
@@ -36,14 +37,23 @@ SILENCE_LIMIT_S = 30.0
 
 READ_BYTES = 256 * 1024
 
+MAX_IDLE_CONNECTIONS = 4
+
+FINISH_TIMEOUT_S = 0.5
+
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 
 
 class RuntimeClient:
-    """Speaks to the runtime of one sandbox. Holds no connection; safe to share between threads."""
+    """Speaks to the runtime of one sandbox; safe to share between threads.
+
+    A connection whose answer was read to its end serves the next call: making one costs as much as
+    a short command.
+    """
 
     def __init__(self, socket_path: Path, token: str) -> None:
         self._socket_path = socket_path
+        self._idle: deque[_UnixConnection] = deque(maxlen=MAX_IDLE_CONNECTIONS)
         self._headers = {"Authorization": f"Bearer {token}", "Host": "runtime"}
 
     def ping(self, timeout_s: float = CALL_TIMEOUT_S) -> Pong:
@@ -88,15 +98,16 @@ class RuntimeClient:
         headers = dict(self._headers)
         if boot_id is not None:
             headers[BOOT_ID_HEADER] = boot_id
-        connection = _UnixConnection(self._socket_path, timeout_s=CALL_TIMEOUT_S)
+        path = f"/executions/{execution_id}?after={after}"
+        connection, response = self._request("PUT", path, codec.encode(request), headers)
         try:
-            path = f"/executions/{execution_id}?after={after}"
-            response = _request(connection, "PUT", path, codec.encode(request), headers)
             if response.status != 200:
                 raise codec.decode_fault(response.status, response.read(MAX_ANSWER_BYTES))
-            yield ExecutionReader(connection, response)
+            reader = ExecutionReader(connection, response)
+            yield reader
+            reader.finish()
         finally:
-            connection.close()
+            self._give_back(connection, response)
 
     def _call(
         self,
@@ -106,17 +117,49 @@ class RuntimeClient:
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> bytes:
-        connection = _UnixConnection(self._socket_path, timeout_s=timeout_s)
+        connection, response = self._request(method, path, body, self._headers, timeout_s)
         try:
-            response = _request(connection, method, path, body, self._headers)
             answer = response.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(error) from error
         finally:
-            connection.close()
+            self._give_back(connection, response)
         if response.status >= 300:
             raise codec.decode_fault(response.status, answer)
         return answer
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] | None,
+        headers: dict[str, str],
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
+        """Sends a request; on an idle connection that the runtime has closed, once more anew.
+
+        All that the runtime takes can be asked twice. A body that is a stream gets a new one.
+        """
+        if body is None or isinstance(body, bytes):
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                connection.sock.settimeout(timeout_s)
+                try:
+                    return connection, _send(connection, method, path, body, headers)
+                except RuntimeUnreachable:
+                    pass
+        connection = _UnixConnection(self._socket_path, timeout_s=timeout_s)
+        return connection, _send(connection, method, path, body, headers)
+
+    def _give_back(self, connection: _UnixConnection, response: http.client.HTTPResponse) -> None:
+        is_free = response.isclosed() and not response.will_close and connection.sock is not None
+        if is_free and len(self._idle) < MAX_IDLE_CONNECTIONS:
+            self._idle.append(connection)
+        else:
+            connection.close()
 
 
 class ExecutionReader:
@@ -126,6 +169,7 @@ class ExecutionReader:
         self._connection = connection
         self._response = response
         self._decoder = codec.LineDecoder()
+        self._ended = False
         connection.sock.settimeout(SILENCE_LIMIT_S)
 
     def __iter__(self) -> Iterator[list[Numbered]]:
@@ -143,7 +187,20 @@ class ExecutionReader:
             if not data:
                 return
             if batch := self._decoder.feed(data):
+                self._ended = isinstance(batch[-1].event, TERMINAL)
                 yield batch
+
+    def finish(self) -> None:
+        """Reads what follows the terminal event, which is nothing, so that the connection is free.
+
+        Where the terminal event has not come, the connection is lost to further use.
+        """
+        if self._ended:
+            try:
+                self._connection.sock.settimeout(FINISH_TIMEOUT_S)
+                self._response.read1(READ_BYTES)
+            except (OSError, ValueError, AttributeError, http.client.HTTPException):
+                self._connection.close()
 
     def stop(self) -> None:
         """Ends the reading, from any thread; the iteration then ends or raises."""
@@ -195,8 +252,8 @@ def connect_guarded(socket_path: Path, timeout_s: float) -> socket.socket:
     return connection
 
 
-def _request(
-    connection: http.client.HTTPConnection,
+def _send(
+    connection: _UnixConnection,
     method: str,
     path: str,
     body: bytes | Iterable[bytes] | None,
@@ -206,6 +263,7 @@ def _request(
         connection.request(method, path, body, headers)
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
+        connection.close()
         raise _unreachable(error) from error
 
 

@@ -26,9 +26,7 @@ from tests.integration.web_client import (
 )
 from tests.integration.web_node import FakeNode
 from tests.redis_server import RedisServer
-from workers.contract.errors import QueueUnavailable
 from workers.contract.jobs import Job, Status
-from workers.contract.queue import JobQueue
 from workers.contract.store import JobStore, Submitted
 
 EXEC = "/v1/sandboxes/box/exec"
@@ -213,25 +211,6 @@ def test_nothing_new_is_accepted_while_redis_is_nearly_full(web: Web, server: Re
     )
 
 
-def test_a_job_whose_nudge_cannot_be_sent_is_kept_and_followed(
-    web: Web, node: FakeNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-
-    def refuse(*_: object) -> None:
-        raise QueueUnavailable("the broker does not take messages")
-
-    monkeypatch.setattr(JobQueue, "nudge", refuse)
-
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(web.exec, "say late")
-        wait_for(lambda: len(node.jobs.open_jobs()) == 1, "the job is kept")
-        assert not waiting.done()
-        # As the leading worker does.
-        node._pool.submit(node._run, node.jobs.open_jobs()[0].id)
-
-        assert waiting.result(timeout=10)["stdout"] == "late\n"
-
-
 def test_a_job_that_was_accepted_is_told_so_even_if_redis_goes_away_in_that_moment(
     web: Web, server: RedisServer, node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,3 +231,23 @@ def test_a_job_that_was_accepted_is_told_so_even_if_redis_goes_away_in_that_mome
     assert time.monotonic() - started < 3
     server.start()
     assert node.jobs.get(json_of(answer)["id"]).status is Status.QUEUED
+
+
+def test_a_job_that_begins_while_the_wake_up_is_cut_is_answered_without_a_heartbeat(
+    server: RedisServer, node: FakeNode
+) -> None:
+    with web_on(server, heartbeat_s=20.0) as web, redis.Redis(port=server.port) as killer:
+        web.sandbox()
+        with ThreadPoolExecutor(1) as pool:
+            # The hub has a connection to lose only while somebody reads.
+            other = pool.submit(web.send, "POST", EXEC, {"argv": ["hold"]}, STREAM)
+            wait_for(lambda: killer.client_list(_type="pubsub"), "the hub has subscribed")
+            killer.client_kill_filter(_type="pubsub")
+            wait_for(lambda: not killer.client_list(_type="pubsub"), "it is cut")
+
+            answer, took_s = timed(web, "POST", EXEC, {"command": "say hi"})
+            node.let_go.set()
+            other.result()
+
+    assert json_of(answer)["stdout"] == "hi\n"
+    assert took_s < 5

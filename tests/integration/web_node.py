@@ -43,7 +43,7 @@ from workers.contract.queue import (
 from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxState
 from workers.contract.settings import StoreSettings
 from workers.contract.store import Claim, JobStore, NodeStore, SandboxStore
-from workers.contract.stream import EventStream, NextJob, NumberedEvent, Writer
+from workers.contract.stream import EventStream, NumberedEvent, Writer
 
 NODE = "node-1"
 NOW = "2026-01-01T00:00:00.000Z"
@@ -99,16 +99,16 @@ class FakeNode:
         *,
         first: int = 1,
         steps: Sequence[StepRecord] | None = None,
-    ) -> NextJob | None:
+    ) -> None:
         job = claim.job
         numbered = [NumberedEvent(first + i, event) for i, event in enumerate(events)]
         writer = Writer(job.id, job.line, job.sandbox_id, job.fence)
         while not self._stopped.is_set():
             try:
-                return self.stream.append(writer, "run", numbered, steps=steps).next_job
+                self.stream.append(writer, "run", numbered, steps=steps)
+                return
             except Fault:
                 time.sleep(0.05)
-        return None
 
     def _forever(self, step: Callable[[], None]) -> None:
         while not self._stopped.is_set():
@@ -163,57 +163,54 @@ class FakeNode:
 
     def _run(self, job_id: str) -> None:
         claim = self.jobs.claim(job_id, node=NODE, now=NOW, lease_ms=LEASE_MS)
-        while claim is not None:
-            next_job = self._run_claimed(claim)
-            if next_job is None:
-                return
-            claim = self.jobs.claim(next_job.id, node=NODE, now=NOW, lease_ms=LEASE_MS)
+        if claim is not None:
+            self._run_claimed(claim)
 
-    def _run_claimed(self, claim: Claim) -> NextJob | None:
+    def _run_claimed(self, claim: Claim) -> None:
         match claim.job.spec:
             case ExecSpec() as spec:
                 words = (spec.command or " ".join(spec.argv or [])).split(" ", 1)
                 start = Start(timestamp=NOW, command=spec.command, attempt=1)
-                return self._act(claim, start, words[0], words[-1])
+                self._act(claim, start, words[0], words[-1])
             case CodeSpec() as spec:
                 start = Start(timestamp=NOW, language=spec.language, attempt=1)
                 word, _, rest = spec.code.partition(" ")
-                return self._act(claim, start, word, rest)
+                self._act(claim, start, word, rest)
             case BuildSpec() as spec:
-                return self._build(claim, spec)
+                self._build(claim, spec)
 
-    def _act(self, claim: Claim, start: Start, word: str, rest: str) -> NextJob | None:
+    def _act(self, claim: Claim, start: Start, word: str, rest: str) -> None:
         match word:
             case "say":
-                return self.append(claim, [start, _stdout(f"{rest}\n"), _complete()])
+                self.append(claim, [start, _stdout(f"{rest}\n"), _complete()])
             case "fail":
                 err = Stderr(timestamp=NOW, data="no\n")
-                return self.append(claim, [start, _stdout("out\n"), err, _complete(exit_code=3)])
+                self.append(claim, [start, _stdout("out\n"), err, _complete(exit_code=3)])
             case "count":
                 self.append(claim, [start])
                 for n in range(int(rest)):
                     self.append(claim, [_stdout(f"{n}\n")], first=n + 2)
-                return self.append(claim, [_complete()], first=int(rest) + 2)
+                self.append(claim, [_complete()], first=int(rest) + 2)
             case "hold":
                 self.append(claim, [start, _stdout("holding\n")])
-                return self.append(claim, [self._hold(claim)], first=3)
+                self.append(claim, [self._hold(claim)], first=3)
             case "bytes":
                 parts = [_stdout(base64.b64encode(part).decode()) for part in (b"\xff", b"\x00A")]
-                return self.append(claim, [start, *parts, _complete()])
+                self.append(claim, [start, *parts, _complete()])
             case "lose":
                 error = Error(timestamp=SOON, code="sandbox_lost", error="It is gone.", hint="Ok.")
-                return self.append(claim, [start, _stdout("half"), error])
+                self.append(claim, [start, _stdout("half"), error])
             case "flood":
                 cut = Truncated(timestamp=NOW, stream="stdout", dropped_bytes=7)
-                return self.append(claim, [start, _stdout("1234"), cut, _complete()])
+                self.append(claim, [start, _stdout("1234"), cut, _complete()])
             case "picture":
                 result = Result(timestamp=NOW, text="<fig>", png="iVBORw0=", is_main=True)
-                return self.append(claim, [start, _stdout("drawn\n"), result, _complete(count=4)])
+                self.append(claim, [start, _stdout("drawn\n"), result, _complete(count=4)])
             case "raise":
                 raised = CellException(timestamp=NOW, name="ValueError", value="no", traceback="t")
-                return self.append(claim, [start, raised, _complete(exit_code=1, count=5)])
+                self.append(claim, [start, raised, _complete(exit_code=1, count=5)])
             case _:
-                return self.append(claim, [start, _complete()])
+                self.append(claim, [start, _complete()])
 
     def _hold(self, claim: Claim) -> JobEvent:
         while not self.let_go.wait(0.02):
@@ -225,14 +222,14 @@ class FakeNode:
                 return Error(timestamp=SOON, code=lease.cancel, error="Cancelled.")
         return _complete()
 
-    def _build(self, claim: Claim, spec: BuildSpec) -> NextJob | None:
+    def _build(self, claim: Claim, spec: BuildSpec) -> None:
         records = [
             StepRecord(name=name, status=StepStatus.COMPLETED, conclusion=Conclusion.SUCCESS)
             for name in ("checkout", *(step.name for step in spec.steps))
         ]
         steps = [Step(timestamp=NOW, name=r.name, status=r.status) for r in records]
         start = Start(timestamp=NOW, attempt=1)
-        return self.append(claim, [start, *steps, _complete()], steps=records)
+        self.append(claim, [start, *steps, _complete()], steps=records)
 
 
 def _stdout(text: str) -> Stdout:

@@ -23,10 +23,9 @@ from web.operations import json_answer
 from web.outcomes import Outcome
 from web.readers import Reader, Readers, client_left
 from web.schemas import job_view
-from workers.contract.errors import EventsExpired, Fault, JobNotFound, QueueUnavailable
+from workers.contract.errors import EventsExpired, Fault, JobNotFound
 from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent, decode_event
 from workers.contract.jobs import Job
-from workers.contract.queue import JobQueue
 from workers.contract.store import JobStore, Submitted
 from workers.contract.stream import channel_of
 
@@ -71,7 +70,6 @@ class JobAnswers:
         self,
         *,
         jobs: JobStore,
-        queue: JobQueue,
         readers: Readers,
         admission: Admission,
         cancellation: Cancellation,
@@ -80,7 +78,6 @@ class JobAnswers:
         wait_limit_s: float | None,
     ) -> None:
         self._jobs = jobs
-        self._queue = queue
         self._readers = readers
         self._admission = admission
         self._cancellation = cancellation
@@ -94,7 +91,6 @@ class JobAnswers:
         self._admission.check()
         if manner is Manner.AT_ONCE:
             submitted = self._submit(order, key)
-            self._send(order.job, submitted)
             return self._accepted(order, submitted, {"Preference-Applied": "respond-async"})
         # Before the job is there: Redis confirms the subscription while the job is on its way.
         reader = self._readers.open_job(order.job.id)
@@ -102,7 +98,6 @@ class JobAnswers:
             submitted = self._submit(order, key)
             if submitted.repeated:
                 reader.turn_to(channel_of(submitted.job_id))
-            self._send(order.job, submitted)
             if manner is Manner.STREAM:
                 return self.stream(
                     submitted.job_id, reader, cancel_with_reader=order.cancel_on_disconnect
@@ -153,15 +148,6 @@ class JobAnswers:
             self._metrics.job_submitted(job.kind)
         return submitted
 
-    def _send(self, job: Job, submitted: Submitted) -> None:
-        if not submitted.is_head:
-            return
-        try:
-            self._queue.nudge(job.id, job.kind, submitted.node)
-        except QueueUnavailable as fault:
-            # The job is kept; the leading worker sends what was not sent.
-            log.warning("nudge not sent", job_id=job.id, reason=fault.message)
-
     def _wait(self, order: Order, submitted: Submitted, reader: Reader) -> Response:
         limit_s = self._wait_limit_s or order.job.spec.timeout_ms / 1000 + WAIT_MARGIN_S
         tick_s = min(self._heartbeat_s, limit_s)
@@ -170,7 +156,9 @@ class JobAnswers:
         outcome = order.outcome(submitted.job_id) if order.outcome else None
         deadline = time.monotonic() + limit_s
         try:
-            for event in reader.events(submitted.job_id, tick_s=tick_s):
+            for event in reader.events(
+                submitted.job_id, tick_s=tick_s, is_new=not submitted.repeated
+            ):
                 if event is None and client_left(request.environ):
                     if order.cancel_on_disconnect:
                         self._cancel(submitted.job_id)

@@ -42,7 +42,9 @@ def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
 
 
 def load_script(client: RedisClient, name: str) -> Script:
-    source = (files("workers.contract") / "scripts" / f"{name}.lua").read_text()
+    """A script of ours, able to send jobs to their queues."""
+    scripts = files("workers.contract") / "scripts"
+    source = (scripts / "nudge.lua").read_text() + (scripts / f"{name}.lua").read_text()
     script: Script = client.register_script(source)
     return script
 

@@ -3,7 +3,6 @@
 Fault
 ├── StoreUnavailable        Redis cannot be reached, or refuses
 ├── StoreFull               Redis is near its memory limit
-├── QueueUnavailable        the job was kept, but its nudge could not be sent
 ├── NoNode                  no node that is ready could take a sandbox
 ├── SandboxNotFound
 ├── SandboxExists           a sandbox of this name differs from what was asked
@@ -45,13 +44,6 @@ class StoreFull(Fault):
 
     code = "store_full"
     hint = "Wait for jobs to expire, or give Redis more memory."
-
-
-class QueueUnavailable(Fault):
-    """The broker does not take messages."""
-
-    code = "queue_unavailable"
-    hint = "The job is kept and will run; follow it by its id."
 
 
 class NoNode(Fault):

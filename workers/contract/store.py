@@ -3,6 +3,8 @@
     cf:job:<id>                  hash    a job, its lease, and `n:<execution>`
     cf:job:<id>:archive          string  what was uploaded for a build, until it is unpacked
     cf:line:<line>               list    ids of a line's jobs; the head is sent or running
+    placement, node.<id>         list    Celery's queues; see `queue.py`
+    cf:nudges                    counter messages sent to them
     cf:jobs:open                 zset    jobs that are not completed, by time of submission
     cf:jobs:<owner>              zset    an owner's jobs, by time of submission
     cf:idempotency:<owner>:<key> hash    job, digest
@@ -53,6 +55,7 @@ from workers.contract.jobs import (
     Status,
     StepRecord,
 )
+from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUE, node_queue, task_name
 from workers.contract.sandboxes import (
     DEFAULT_SESSION,
     ContextRecord,
@@ -71,13 +74,11 @@ Fields = Mapping[bytes, bytes]
 
 
 class Submitted(NamedTuple):
-    """A job was accepted. `send_to` is the node whose queue it goes to now; None: it waits."""
+    """A job was accepted, and sent if it was the first of its line."""
 
     job_id: str
     repeated: bool
     """The idempotency key had been used for this very request: `job_id` is the first one's."""
-    is_head: bool
-    node: str | None
 
 
 class Claim(NamedTuple):
@@ -125,6 +126,7 @@ class JobStore:
         self._claim = load_script(client, "claim")
         self._renew = load_script(client, "renew")
         self._cancel = load_script(client, "cancel")
+        self._send = load_script(client, "send")
 
     def submit(
         self,
@@ -156,13 +158,21 @@ class JobStore:
                 self._client.set(f"cf:job:{job.id}:archive", archive, ex=ARCHIVE_LIFE_S)
             answer = self._submit(
                 keys,
-                [job.id, _now_ms(), MAX_LINE_JOBS, digest, IDEMPOTENCY_KEY_LIFE_S, *fields],
+                [
+                    job.id,
+                    _now_ms(),
+                    MAX_LINE_JOBS,
+                    digest,
+                    IDEMPOTENCY_KEY_LIFE_S,
+                    task_name(job.kind),
+                    *fields,
+                ],
             )
         match answer[0]:
             case b"accepted":
-                return Submitted(job.id, False, answer[1] == 1, answer[2].decode() or None)
+                return Submitted(job.id, repeated=False)
             case b"repeated":
-                return Submitted(answer[1].decode(), True, False, None)
+                return Submitted(answer[1].decode(), repeated=True)
             case b"conflict":
                 raise IdempotencyConflict("This Idempotency-Key was used for another request.")
             case b"full":
@@ -211,9 +221,7 @@ class JobStore:
         The caller must not hold the job: a running one of its node it takes over.
         """
         with store_errors():
-            line = self._client.hget(f"cf:job:{job_id}", "line")
-            keys = [f"cf:job:{job_id}", f"cf:line:{line.decode() if line else job_id}"]
-            answer = self._claim(keys, [node, _now_ms() + lease_ms, now, job_id])
+            answer = self._claim([f"cf:job:{job_id}"], [node, _now_ms() + lease_ms, now, job_id])
         if answer[0] != b"claimed":
             return None
         fields = _pairs(answer[1])
@@ -255,12 +263,6 @@ class JobStore:
             found = self._client.hget(f"cf:job:{job_id}", "build_sandbox_id")
         return found.decode() if found else None
 
-    def running_on(self, node: str) -> list[str]:
-        """Ids of the jobs that this node had begun and not ended."""
-        return [
-            job.id for job in self.open_jobs() if job.status is Status.RUNNING and job.node == node
-        ]
-
     def open_jobs(self, limit: int = 10_000) -> list[OpenJob]:
         """The oldest jobs that are not completed."""
         names = ("kind", "status", "node", "sandbox_id", "line", "nudged_ms", "lease_until_ms")
@@ -301,12 +303,22 @@ class JobStore:
             )
         return jobs
 
-    def note_nudge(self, job_ids: Iterable[str]) -> None:
+    def send(self, job: OpenJob) -> None:
+        """Sends a job to its queue again; a nudge too many does no harm."""
+        queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
         with store_errors():
-            pipeline = self._client.pipeline(transaction=False)
-            for job_id in job_ids:
-                pipeline.hset(f"cf:job:{job_id}", "nudged_ms", _now_ms())
-            pipeline.execute()
+            self._send(args=[job.id, task_name(job.kind), queue, _now_ms()])
+
+    def send_to_node(self, job: Job, node: str) -> None:
+        """Sends a running job to the node that had it."""
+        with store_errors():
+            self._send(args=[job.id, task_name(job.kind), node_queue(node), _now_ms()])
+
+    def is_queue_empty(self, job: OpenJob) -> bool:
+        """Whether no nudge waits where the job's would."""
+        queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
+        with store_errors():
+            return int(self._client.llen(queue)) == 0
 
     def prune(self, owners: Iterable[str]) -> int:
         """Forgets, in the owners' lists, jobs whose records have expired; how many."""
@@ -335,6 +347,7 @@ class SandboxStore:
         self._retention_s = retention_s
         self._create = load_script(client, "create_sandbox")
         self._move = load_script(client, "move_sandbox")
+        self._send = load_script(client, "send")
 
     def find_or_create(self, sandbox: Sandbox) -> tuple[Sandbox, bool]:
         """The owner's sandbox of this name, and whether it is the new one."""
@@ -414,6 +427,11 @@ class SandboxStore:
             if answer[0] == b"moved" and to in (SandboxState.REMOVED, SandboxState.FAILED):
                 self._forget_parts(sandbox, node)
         return bool(answer[0] == b"moved")
+
+    def send_to_placement(self, sandbox_id: str) -> None:
+        """Tells the nodes that a new sandbox waits to be made."""
+        with store_errors():
+            self._send(args=[sandbox_id, PLACE_TASK, PLACEMENT_QUEUE, _now_ms()])
 
     def claim_for_node(self, sandbox_id: str, node: str) -> Sandbox | None:
         """Makes a new sandbox this node's own; None where another node has it."""

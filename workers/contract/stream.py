@@ -39,7 +39,7 @@ from workers.contract.events import (
     encode_event,
     type_of,
 )
-from workers.contract.jobs import JobError, JobKind, StepRecord
+from workers.contract.jobs import JobError, StepRecord
 
 PAGE_EVENTS = 200
 """Events read from the stream at a time; an event holds up to 64 KiB of output."""
@@ -70,17 +70,9 @@ class Outcome(StrEnum):
     """Redis lacks events before these: it forgot them. `last_n` is the last that it has."""
 
 
-class NextJob(NamedTuple):
-    """The job that a completed one lets go, to be sent to its node."""
-
-    id: str
-    kind: JobKind
-
-
 class Appended(NamedTuple):
     outcome: Outcome
     last_n: int = 0
-    next_job: NextJob | None = None
 
 
 class Writer(NamedTuple):
@@ -334,17 +326,21 @@ def follow(
     *,
     after: EventId = BEFORE_ALL,
     heartbeat_s: float,
+    is_new: bool = False,
     confirm_s: float = 1.0,
 ) -> Iterator[PublishedEvent | None]:
     """A job's events after `after`, each once, in order, to the terminal one and with it.
 
-    Yields None after each `heartbeat_s` without an event. Raises `EventsExpired` where the job has
-    ended and its events are no longer kept, `JobNotFound`, `StoreUnavailable`.
+    `is_new`: the subscription was asked for before the job was submitted, so there is nothing in
+    the stream that it does not tell. Yields None after each `heartbeat_s` without an event.
+
+    Raises `EventsExpired` where the job has ended and its events are no longer kept,
+    `JobNotFound`, `StoreUnavailable`.
     """
     # Subscribe before the first read: what comes between is announced.
     subscription.confirmed.wait(confirm_s)
     last = after
-    read_again = True
+    read_again = not is_new
     while True:
         if read_again:
             page = stream.read(job_id, last)
@@ -415,13 +411,7 @@ def _ending_fields(event: Complete | Error) -> tuple[str, str, str]:
 
 def _appended(answer: list[bytes | int]) -> Appended:
     outcome = Outcome(_text(answer[0]))
-    if outcome is Outcome.HOLE:
-        return Appended(outcome, int(answer[1]))
-    if outcome is not Outcome.OK:
-        return Appended(outcome)
-    next_id = _text(answer[4])
-    next_job = NextJob(next_id, JobKind(_text(answer[5]))) if next_id else None
-    return Appended(outcome, int(answer[3]), next_job)
+    return Appended(outcome, int(answer[1]) if len(answer) > 1 else 0)
 
 
 def _text(value: bytes | int) -> str:

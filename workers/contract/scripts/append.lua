@@ -1,4 +1,5 @@
--- Adds events to a job's stream: the only writer of events there is.
+-- Adds events to a job's stream: the only writer of events there is. The end of a job moves its
+-- line, and sends the next one.
 --
 -- KEYS 1 job record, 2 event stream, 3 open jobs, 4 the job's line, 5 the sandbox's open jobs
 -- ARGV 1 fence of the writer; '' where it does not hold the job and takes it over to close it
@@ -8,7 +9,7 @@
 --      7 steps of a build as JSON; '' leaves them as they are
 --      8 conclusion, 9 exit code, 10 error as JSON, 11 completed at: for the terminal event, else ''
 --      12… triples of n, type, JSON
--- Returns {'ok', attempt, seq, last n, next job of the line, its kind}
+-- Returns {'ok', last n}
 --      or {'missing'} {'completed'} {'fenced'} {'moved'} {'hole', last n}: nothing was written.
 
 local record = redis.call('HMGET', KEYS[1], 'status', 'fence', 'attempt', 'seq', 'n:' .. ARGV[3])
@@ -36,7 +37,7 @@ for i = 12, #ARGV, 3 do
 end
 redis.call('HSET', KEYS[1], 'seq', seq, 'n:' .. ARGV[3], last_n)
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'steps', ARGV[7]) end
-if not ended then return {'ok', attempt, seq, last_n, '', ''} end
+if not ended then return {'ok', last_n} end
 
 redis.call('HSET', KEYS[1], 'status', 'completed', 'conclusion', ARGV[8], 'exit_code', ARGV[9],
   'error', ARGV[10], 'completed_at', ARGV[11])
@@ -47,5 +48,8 @@ redis.call('SREM', KEYS[5], ARGV[6])
 local was_head = redis.call('LINDEX', KEYS[4], 0) == ARGV[6]
 redis.call('LREM', KEYS[4], 1, ARGV[6])
 local next_id = was_head and redis.call('LINDEX', KEYS[4], 0)
-if not next_id then return {'ok', attempt, seq, last_n, '', ''} end
-return {'ok', attempt, seq, last_n, next_id, redis.call('HGET', 'cf:job:' .. next_id, 'kind') or ''}
+if next_id then
+  local next_job = redis.call('HMGET', 'cf:job:' .. next_id, 'task', 'queue')
+  if next_job[1] then nudge(next_id, next_job[1], next_job[2]) end
+end
+return {'ok', last_n}

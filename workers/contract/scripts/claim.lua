@@ -3,17 +3,18 @@
 -- A queued job at the head of its line can be claimed by anybody who got its nudge; a running one
 -- only by its own node, to take over: one worker serves a node, and it asks for no job that it holds.
 --
--- KEYS 1 job record, 2 the job's line
+-- KEYS 1 job record
 -- ARGV 1 node, 2 lease until, in ms, 3 now as text, 4 job id
 -- Returns {'claimed', fields of the job, fields of its sandbox, its session or context as JSON}
 --      or {'lost', why}
 
-local record = redis.call('HMGET', KEYS[1], 'status', 'node', 'sandbox_id', 'seat_kind', 'seat')
+local record = redis.call('HMGET', KEYS[1], 'status', 'node', 'sandbox_id', 'seat_kind', 'seat',
+  'line')
 local status = record[1]
 if not status then return {'lost', 'missing'} end
 if status == 'completed' then return {'lost', 'completed'} end
 if status == 'queued' then
-  local head = redis.call('LINDEX', KEYS[2], 0)
+  local head = record[6] ~= '' and redis.call('LINDEX', 'cf:line:' .. record[6], 0)
   if head and head ~= ARGV[4] then return {'lost', 'not at the head of its line'} end
   redis.call('HSET', KEYS[1], 'status', 'running', 'node', ARGV[1], 'started_at', ARGV[3])
 elseif record[2] ~= ARGV[1] then

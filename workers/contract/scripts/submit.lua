@@ -1,10 +1,10 @@
--- Accepts a job: its record, its place in the line, its idempotency key, all or nothing.
+-- Accepts a job: its record, its place in the line, its idempotency key, its nudge; all or nothing.
 --
 -- KEYS 1 job record, 2 the job's line ('' for none), 3 open jobs, 4 the owner's jobs,
 --      5 sandbox record ('' for a build), 6 the sandbox's open jobs, 7 idempotency key ('' for none)
 -- ARGV 1 job id, 2 now in ms, 3 most jobs in a line, 4 digest of the request, 5 key's life in s,
---      6… fields of the record
--- Returns {'accepted', 1 if it may be sent at once else 0, node of the sandbox}
+--      6 Celery task, 7… fields of the record
+-- Returns {'accepted'}
 --      or {'repeated', id of the first} {'conflict'} {'sandbox', state} {'full'}
 
 if KEYS[7] ~= '' then
@@ -14,27 +14,29 @@ if KEYS[7] ~= '' then
     return {'repeated', first[1]}
   end
 end
-local node = ''
+local queue = 'placement'
 if KEYS[5] ~= '' then
   local sandbox = redis.call('HMGET', KEYS[5], 'state', 'node')
   if sandbox[1] ~= 'running' then return {'sandbox', sandbox[1] or 'removed'} end
-  node = sandbox[2]
+  queue = 'node.' .. sandbox[2]
   redis.call('SADD', KEYS[6], ARGV[1])
 end
-local head = 1
+local is_head = true
 if KEYS[2] ~= '' then
   if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[3]) then
     redis.call('SREM', KEYS[6], ARGV[1])
     return {'full'}
   end
-  head = redis.call('RPUSH', KEYS[2], ARGV[1]) == 1 and 1 or 0
+  is_head = redis.call('RPUSH', KEYS[2], ARGV[1]) == 1
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 6))
-redis.call('HSET', KEYS[1], 'status', 'queued', 'attempt', 1, 'fence', 0, 'nudged_ms', ARGV[2])
+redis.call('HSET', KEYS[1], unpack(ARGV, 7))
+redis.call('HSET', KEYS[1], 'status', 'queued', 'attempt', 1, 'fence', 0, 'nudged_ms', ARGV[2],
+  'task', ARGV[6], 'queue', queue)
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
 if KEYS[7] ~= '' then
   redis.call('HSET', KEYS[7], 'job', ARGV[1], 'digest', ARGV[4])
   redis.call('EXPIRE', KEYS[7], ARGV[5])
 end
-return {'accepted', head, node}
+if is_head then nudge(ARGV[1], ARGV[6], queue) end
+return {'accepted'}
