@@ -72,7 +72,7 @@ class Control:
                 case RemoveSandbox(sandbox_id=sandbox_id):
                     self._sandboxes.remove(self._records.get(sandbox_id))
                 case EndSession(sandbox_id=sandbox_id, name=name):
-                    self._sandboxes.place(sandbox_id).client.end_session(name)
+                    self._sandboxes.end_session(sandbox_id, name)
                 case EndContext(sandbox_id=sandbox_id, context_id=context_id):
                     self._sandboxes.place(sandbox_id).client.end_context(context_id)
         except (SandboxNotFound, UnknownSandbox):

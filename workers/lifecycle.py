@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Error
 from workers.clock import timestamp
 from workers.contract.errors import JobNotFound, SandboxNotFound
-from workers.contract.jobs import JobError
+from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of
 from workers.contract.sandboxes import Sandbox, SandboxState
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, NumberedEvent, Writer
@@ -91,7 +91,7 @@ class Sandboxes:
         sandbox = self._records.claim_for_node(sandbox_id, self._node_id)
         if sandbox is None:
             return False
-        if sandbox.state is SandboxState.REMOVING:
+        if sandbox.state is not SandboxState.CREATING:
             self._note_removed(sandbox)
             return True
         try:
@@ -122,6 +122,17 @@ class Sandboxes:
         self._dispose(sandbox.id)
         self._note_removed(sandbox)
         log.info("sandbox removed", sandbox_id=sandbox.id, name=sandbox.name)
+
+    def end_session(self, sandbox_id: str, name: str) -> None:
+        """Ends a session's shell, what it left running, and the jobs that wait for it.
+
+        Raises `UnknownSandbox`, `RuntimeFault`.
+        """
+        line = line_of(sandbox_id, ExecSpec(command="", session=name))
+        for job in self._open_jobs(sandbox_id):
+            if job.line == line and job.status is Status.QUEUED:
+                self._close(job, "session_deleted", "The session was deleted.", expect=job.status)
+        self.place(sandbox_id).client.end_session(name)
 
     def declare_lost(self, sandbox: Sandbox) -> None:
         """Ends the jobs of a sandbox that died by itself or behind our back."""
@@ -251,18 +262,24 @@ class Sandboxes:
             pause_s = min(pause_s * 1.2, 0.2)
 
     def _close_jobs(self, sandbox_id: str, code: str, message: str, *, but: str = "") -> None:
-        for job_id in self._records.open_jobs(sandbox_id):
-            if job_id == but:
+        for job in self._open_jobs(sandbox_id):
+            if job.id == but:
                 continue  # A build removes its own sandbox, and ends by itself.
-            try:
-                job = self._jobs.get(job_id)
-            except JobNotFound:
-                continue
-            error = Error(timestamp=timestamp(), code=code, error=message)
-            writer = Writer(job.id, job.line, job.sandbox_id, None)
-            self._stream.append(writer, CLOSE, [NumberedEvent(1, error)])
-            if held := self._held.get(job_id):
+            self._close(job, code, message)
+            if held := self._held.get(job.id):
                 held.release()
+
+    def _open_jobs(self, sandbox_id: str) -> Iterator[Job]:
+        for job_id in self._records.open_jobs(sandbox_id):
+            try:
+                yield self._jobs.get(job_id)
+            except JobNotFound:
+                pass
+
+    def _close(self, job: Job, code: str, message: str, *, expect: str = "") -> None:
+        error = Error(timestamp=timestamp(), code=code, error=message)
+        writer = Writer(job.id, job.line, job.sandbox_id, None)
+        self._stream.append(writer, CLOSE, [NumberedEvent(1, error)], expect=expect)
 
     def _know(self, sandbox: Sandbox, place: Place) -> None:
         with self._lock:
@@ -270,7 +287,9 @@ class Sandboxes:
 
     def _dispose(self, sandbox_id: str) -> None:
         with self._lock:
-            self._known.pop(sandbox_id, None)
+            known = self._known.pop(sandbox_id, None)
+        if known is not None:
+            known[1].client.close()
         try:
             self._driver.remove(sandbox_id)
         except DriverUnavailable as fault:

@@ -71,7 +71,7 @@ class BuildRunner:
     def run(self, held: HeldJob, spec: BuildSpec, *, resumed: bool) -> None:
         """From its `start` to its terminal event. Raises `ClaimLost`."""
         started = time.monotonic()
-        build = _Build(held, spec, _steps_at_first(spec))
+        build = Build(held, spec)
         start = Start(timestamp=timestamp(), command=_title(spec), attempt=held.job.attempt)
         self._publisher.append(held, PLAN, [NumberedEvent(1, start)], steps=build.steps)
         try:
@@ -87,7 +87,7 @@ class BuildRunner:
         self._publisher.append(held, PLAN, [NumberedEvent(2, end)], steps=build.steps)
         self._jobs.drop_archive(held.job.id)
 
-    def _run_in_sandbox(self, build: _Build, *, resumed: bool) -> Complete | Error:
+    def _run_in_sandbox(self, build: Build, *, resumed: bool) -> Complete | Error:
         sandbox = self._own_sandbox(build, resumed=resumed)
         end = build.end_of(CHECKOUT) or self._get_source(build, sandbox, resumed=resumed)
         for index, step in enumerate(build.spec.steps, start=1):
@@ -104,7 +104,7 @@ class BuildRunner:
             )
         return end
 
-    def _own_sandbox(self, build: _Build, *, resumed: bool) -> Sandbox:
+    def _own_sandbox(self, build: Build, *, resumed: bool) -> Sandbox:
         """Raises `DriverFault`."""
         job, asked = build.held.job, build.spec.sandbox
         if resumed and (sandbox_id := self._jobs.build_sandbox(job.id)):
@@ -130,7 +130,7 @@ class BuildRunner:
         self._jobs.set_sandbox(job.id, sandbox.id)
         return made
 
-    def _make_patiently(self, build: _Build, sandbox: Sandbox) -> Sandbox:
+    def _make_patiently(self, build: Build, sandbox: Sandbox) -> Sandbox:
         """An engine that is away does not cost an accepted build more than time."""
         while True:
             try:
@@ -148,7 +148,7 @@ class BuildRunner:
         if sandbox is not None:
             self._sandboxes.remove(sandbox)
 
-    def _get_source(self, build: _Build, sandbox: Sandbox, *, resumed: bool) -> Complete | Error:
+    def _get_source(self, build: Build, sandbox: Sandbox, *, resumed: bool) -> Complete | Error:
         if build.spec.repo_url is not None:
             request = CheckoutRequest(
                 repo_url=build.spec.repo_url,
@@ -161,7 +161,7 @@ class BuildRunner:
             return self._run_execution(build, sandbox, CHECKOUT, CHECKOUT, request, resumed=resumed)
         return self._unpack_archive(build, sandbox)
 
-    def _unpack_archive(self, build: _Build, sandbox: Sandbox) -> Complete | Error:
+    def _unpack_archive(self, build: Build, sandbox: Sandbox) -> Complete | Error:
         """Unpacking twice does no harm, so a resumed build does it again where it is not noted."""
         started = time.monotonic()
         running = Step(timestamp=timestamp(), name=CHECKOUT, status=StepStatus.RUNNING)
@@ -191,7 +191,7 @@ class BuildRunner:
 
     def _run_execution(
         self,
-        build: _Build,
+        build: Build,
         sandbox: Sandbox,
         execution: str,
         step: str,
@@ -213,7 +213,7 @@ class BuildRunner:
             self._sandboxes.place(sandbox.id),
             f"{build.held.job.id}.{build.held.job.attempt}.{execution}",
             request,
-            translate=_translation(step),
+            translate=translation(step),
             steps_at=steps_at,
             resumed=resumed,
         )
@@ -221,13 +221,13 @@ class BuildRunner:
         return end
 
 
-class _Build:
+class Build:
     """What is known of a running build."""
 
-    def __init__(self, held: HeldJob, spec: BuildSpec, steps: list[StepRecord]) -> None:
+    def __init__(self, held: HeldJob, spec: BuildSpec) -> None:
         self.held = held
         self.spec = spec
-        self.steps = held.job.steps or steps
+        self.steps = held.job.steps or _steps_at_first(spec)
 
     @property
     def commit(self) -> str | None:
@@ -269,7 +269,7 @@ def _steps_at_first(spec: BuildSpec) -> list[StepRecord]:
     return [StepRecord(name=CHECKOUT), *(StepRecord(name=step.name) for step in spec.steps)]
 
 
-def _step_request(build: _Build, step: BuildStep) -> ExecRequest:
+def _step_request(build: Build, step: BuildStep) -> ExecRequest:
     variables: dict[str, str | None] = {
         "CI": "true",
         "COLDFRAME_BUILD_ID": build.held.job.id,
@@ -287,7 +287,7 @@ def _step_request(build: _Build, step: BuildStep) -> ExecRequest:
     )
 
 
-def _translation(step: str) -> Callable[[RuntimeEvent], JobEvent]:
+def translation(step: str) -> Callable[[RuntimeEvent], JobEvent]:
     def translate(event: RuntimeEvent) -> JobEvent:
         match event:
             case Start():

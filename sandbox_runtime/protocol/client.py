@@ -56,6 +56,11 @@ class RuntimeClient:
         self._idle: deque[_UnixConnection] = deque(maxlen=MAX_IDLE_CONNECTIONS)
         self._headers = {"Authorization": f"Bearer {token}", "Host": "runtime"}
 
+    def close(self) -> None:
+        """Closes what is idle; a later call connects anew."""
+        while self._idle:
+            self._idle.pop().close()
+
     def ping(self, timeout_s: float = CALL_TIMEOUT_S) -> Pong:
         return codec.decode_answer(200, self._call("GET", "/ping", timeout_s=timeout_s), Pong)
 

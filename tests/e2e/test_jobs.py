@@ -209,6 +209,21 @@ def test_forty_sleeping_jobs_hold_up_neither_cancel_nor_delete_nor_a_new_job(
         assert received[-1].event["code"] == "sandbox_removed"
 
 
+def test_a_deleted_session_takes_its_jobs_with_it(api: Client, box: str) -> None:
+    api.http.post(f"/v1/sandboxes/{box}/sessions", json={"name": "doomed"})
+    running = api.start_exec(box, "sleep 4244", session="doomed")
+    waiting = api.start_exec(box, "echo never", session="doomed")
+    wait_for(lambda: api.job(running)["status"] == "running", "the first one runs")
+
+    answer = api.http.delete(f"/v1/sandboxes/{box}/sessions/doomed")
+
+    assert answer.status_code == 204
+    for job_id in (running, waiting):
+        received = api.follow_to_the_end(job_id)
+        check_stream(received)
+        assert received[-1].event["code"] == "session_deleted"
+
+
 def test_the_same_idempotency_key_gives_the_same_job(api: Client, box: str) -> None:
     path, body = f"/v1/sandboxes/{box}/exec", {"command": "echo once >> /workspace/ledger"}
     headers = {"Idempotency-Key": "ledger-1"}

@@ -462,9 +462,11 @@ class SandboxStore:
     def add_session(self, sandbox_id: str, session: SessionRecord) -> None:
         """Raises `SessionExists`."""
         key = f"cf:sandbox:{sandbox_id}:sessions"
-        with store_errors():
-            added = self._client.hsetnx(key, session.name, msgspec.json.encode(session))
-        if not added or session.name == DEFAULT_SESSION:
+        added = False
+        if session.name != DEFAULT_SESSION:
+            with store_errors():
+                added = self._client.hsetnx(key, session.name, msgspec.json.encode(session))
+        if not added:
             raise SessionExists(f"The session {session.name!r} exists.")
 
     def sessions(self, sandbox_id: str) -> list[SessionRecord]:

@@ -316,6 +316,9 @@ class Hub:
                 if kind == b"message":
                     reader.put(content)
                 elif kind == b"subscribe":
+                    if reader.confirmed.is_set():
+                        # Anew, after a lost connection: what came between was told to nobody.
+                        reader.miss()
                     reader.confirmed.set()
 
 
@@ -331,7 +334,7 @@ def follow(
 ) -> Iterator[PublishedEvent | None]:
     """A job's events after `after`, each once, in order, to the terminal one and with it.
 
-    `is_new`: the subscription was asked for before the job was submitted, so there is nothing in
+    `is_new`: the subscription was confirmed before the job was submitted, so there is nothing in
     the stream that it does not tell. Yields None after each `heartbeat_s` without an event.
 
     Raises `EventsExpired` where the job has ended and its events are no longer kept,

@@ -1,0 +1,94 @@
+"""The runtime's client: connections are kept, given up and made anew without anybody noticing."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox_runtime.protocol.client import RuntimeClient
+from sandbox_runtime.protocol.requests import ExecRequest
+
+PONG = b'{"bootId":"b","uptimeMs":1,"executions":0,"sessions":[],"contexts":[]}'
+
+
+class Server:
+    """Answers pings on a Unix socket, by hand, and counts who connected."""
+
+    def __init__(self, path: Path, *, answers_each: int) -> None:
+        self._answers_each = answers_each
+        self.connections = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(timeout=10)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with connection:
+                for _ in range(self._answers_each):
+                    if not connection.recv(65536):
+                        break
+                    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PONG)
+                    connection.sendall(head + PONG)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runtime.sock"
+
+
+@pytest.fixture
+def patient(path: Path) -> Iterator[Server]:
+    server = Server(path, answers_each=1000)
+    yield server
+    server.close()
+
+
+def test_one_connection_serves_calls_that_follow_each_other(path: Path, patient: Server) -> None:
+    client = RuntimeClient(path, "token")
+
+    for _ in range(5):
+        client.ping()
+
+    assert patient.connections == 1
+    client.close()
+
+
+def test_a_connection_that_the_runtime_gave_up_is_made_anew(path: Path) -> None:
+    server = Server(path, answers_each=1)
+    client = RuntimeClient(path, "token")
+
+    answers = [client.ping().boot_id for _ in range(3)]
+
+    assert answers == ["b"] * 3
+    client.close()
+    server.close()
+
+
+def test_a_stream_that_ends_without_a_terminal_event_keeps_no_connection(path: Path) -> None:
+    server = Server(path, answers_each=1)
+    client = RuntimeClient(path, "token")
+
+    request = ExecRequest(command="true")
+    with client.execution("one", request, boot_id=None) as reader:
+        events = list(reader)
+
+    assert events == []
+    assert client.ping().boot_id == "b"
+    client.close()
+    server.close()
