@@ -56,6 +56,9 @@ class RuntimeClient:
         self._idle: deque[_UnixConnection] = deque(maxlen=MAX_IDLE_CONNECTIONS)
         self._headers = {"Authorization": f"Bearer {token}", "Host": "runtime"}
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Closes what is idle; a later call connects anew."""
         while self._idle:

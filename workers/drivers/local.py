@@ -31,7 +31,7 @@ WARNING = (
 )
 CGROUP_MOUNT = "/cg"
 PID_FILE = "bubblewrap.json"
-START_TIMEOUT_S = 10
+END_TIMEOUT_S = 10.0
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN")
 SYSTEM_DIRECTORIES = ("/usr", "/etc", "/opt")
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
@@ -63,6 +63,7 @@ class LocalDriver:
         self._ca_bundle = ca_bundle
         mount = find_cgroup2() if self._is_root else None
         self._cgroups = SandboxCgroups(mount, node_id) if mount else None
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._runtime = RuntimeEnvironment(
             user_id=self.user_id,
             group_id=self._group_id,
@@ -87,7 +88,7 @@ class LocalDriver:
         reading, writing = os.pipe()
         try:
             with (directory.path / "bubblewrap.log").open("wb") as output:
-                subprocess.Popen(
+                self._children[sandbox.id] = subprocess.Popen(
                     [*arguments, "--info-fd", str(writing), *_runtime_command()],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -118,6 +119,9 @@ class LocalDriver:
         # The first process of the PID namespace takes all others with it.
         if pid := self._pid(sandbox_id):
             os.kill(pid, signal.SIGKILL)
+        # Bubblewrap ends with it; what an earlier worker started is not ours to wait for.
+        if child := self._children.pop(sandbox_id, None):
+            child.wait(timeout=END_TIMEOUT_S)
         if self._cgroups:
             self._cgroups.remove(sandbox_id)
 
