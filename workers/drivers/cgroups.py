@@ -34,10 +34,10 @@ def find_cgroup2() -> Path | None:
 
 
 class SandboxCgroups:
-    """The groups of one node's sandboxes: `<mount>/coldframe/<node>/<sandbox>`."""
+    """The groups of one node's sandboxes: `<mount>/coldframe/<owner>/<sandbox>`."""
 
-    def __init__(self, mount: Path, node_id: str) -> None:
-        self._root = mount / "coldframe" / node_id
+    def __init__(self, mount: Path, owner: str) -> None:
+        self._root = mount / "coldframe" / owner
         self._root.mkdir(parents=True, exist_ok=True)
         self._controllers = (mount / "cgroup.controllers").read_text().split()
         wanted = " ".join(
@@ -82,6 +82,10 @@ class SandboxCgroups:
                 time.sleep(0.005)
             else:
                 return
+
+    def sandboxes(self) -> set[str]:
+        """Ids of the sandboxes that have a group here, one that was left behind among them."""
+        return {path.name for path in self._root.iterdir() if path.is_dir()}
 
     def leave(self) -> None:
         """Removes the node's own group, where no sandbox is left in it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 import tomllib
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from workers.drivers.driver import (
     DriverUnavailable,
     RuntimeEnvironment,
     limits_of,
+    owner_of,
 )
 from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
 from workers.settings import SandboxDefaults
@@ -59,8 +59,7 @@ class DockerDriver:
         self._state_dir = state_dir
         self._defaults = defaults
         self._ca_bundle = ca_bundle
-        # Two nodes on one machine, or two checkouts, must not take each other's for orphans.
-        self._owner = hashlib.sha256(f"{state_dir}\0{node_id}".encode()).hexdigest()[:16]
+        self._owner = owner_of(state_dir, node_id)
         self._runtime = RuntimeEnvironment(
             user_id=USER_ID,
             group_id=USER_ID,
@@ -68,7 +67,7 @@ class DockerDriver:
             user_env="/etc/coldframe/user-env",
         )
         mount = find_cgroup2()
-        self._cgroups = SandboxCgroups(mount, node_id) if mount else None
+        self._cgroups = SandboxCgroups(mount, self._owner) if mount else None
         self._docker = docker.DockerClient.from_env(timeout=ENGINE_TIMEOUT_S, version=API_VERSION)
         self._probe = docker.DockerClient.from_env(timeout=CHECK_TIMEOUT_S, version=API_VERSION)
 
@@ -145,8 +144,30 @@ class DockerDriver:
             return bool(container.status in ("running", "paused"))
 
     def remove(self, sandbox_id: str) -> None:
+        self._remove_container(sandbox_id)
+        # After its runtime, which makes groups in it.
         if self._cgroups:
             self._cgroups.remove(sandbox_id)
+
+    def sandboxes(self) -> set[str]:
+        with _engine_errors():
+            containers = self._docker.api.containers(
+                all=True, filters={"label": f"coldframe.owner={self._owner}"}
+            )
+        there = {container["Labels"]["coldframe.sandbox"] for container in containers}
+        return there | (self._cgroups.sandboxes() if self._cgroups else set())
+
+    def leave(self) -> None:
+        """Removes what all sandboxes of the node shared."""
+        if self._cgroups:
+            self._cgroups.leave()
+        for network in self._docker.networks.list(names=[EGRESS_NETWORK]):
+            try:
+                network.remove()
+            except docker.errors.APIError:
+                pass  # Another node on this machine still uses it.
+
+    def _remove_container(self, sandbox_id: str) -> None:
         deadline = time.monotonic() + REMOVE_DEADLINE_S
         while True:
             try:
@@ -163,23 +184,6 @@ class DockerDriver:
                 time.sleep(0.05)
             else:
                 return
-
-    def sandboxes(self) -> set[str]:
-        with _engine_errors():
-            containers = self._docker.api.containers(
-                all=True, filters={"label": f"coldframe.owner={self._owner}"}
-            )
-        return {container["Labels"]["coldframe.sandbox"] for container in containers}
-
-    def leave(self) -> None:
-        """Removes what all sandboxes of the node shared."""
-        if self._cgroups:
-            self._cgroups.leave()
-        for network in self._docker.networks.list(names=[EGRESS_NETWORK]):
-            try:
-                network.remove()
-            except docker.errors.APIError:
-                pass  # Another node on this machine still uses it.
 
     def _image(self, name: str) -> str:
         """The image's id, pinned when it was built; never a tag that can move."""

@@ -7,6 +7,7 @@ DriverFault
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -97,6 +98,11 @@ def limits_of(sandbox: Sandbox, defaults: SandboxDefaults) -> tuple[float, int, 
         (spec.memory_mb or defaults.memory_mb) * 1024 * 1024,
         spec.pids or defaults.pids,
     )
+
+
+def owner_of(state_dir: Path, node_id: str) -> str:
+    """Tells this node's sandboxes from those of another, or of another checkout, on one machine."""
+    return hashlib.sha256(f"{state_dir}\0{node_id}".encode()).hexdigest()[:16]
 
 
 def sandboxes_root(state_dir: Path) -> Path:

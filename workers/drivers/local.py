@@ -21,6 +21,7 @@ from workers.drivers.driver import (
     CreateFailed,
     DriverUnavailable,
     RuntimeEnvironment,
+    owner_of,
     sandboxes_root,
 )
 from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
@@ -62,7 +63,7 @@ class LocalDriver:
         self._python = python or Path(sys.executable)
         self._ca_bundle = ca_bundle
         mount = find_cgroup2() if self._is_root else None
-        self._cgroups = SandboxCgroups(mount, node_id) if mount else None
+        self._cgroups = SandboxCgroups(mount, owner_of(state_dir, node_id)) if mount else None
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._runtime = RuntimeEnvironment(
             user_id=self.user_id,
@@ -126,9 +127,10 @@ class LocalDriver:
             self._cgroups.remove(sandbox_id)
 
     def sandboxes(self) -> set[str]:
-        if not self._root.is_dir():
-            return set()
-        return {path.name for path in self._root.iterdir() if self.is_alive(path.name)}
+        there = self._cgroups.sandboxes() if self._cgroups else set()
+        if self._root.is_dir():
+            there |= {path.name for path in self._root.iterdir() if self.is_alive(path.name)}
+        return there
 
     def leave(self) -> None:
         if self._cgroups:
