@@ -65,6 +65,8 @@ class Sandboxes:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Sandbox, Place]] = {}
         self._in_the_making: set[str] = set()
+        self.adopted = threading.Event()
+        """Set once it is known what lives here; until then no sandbox counts as missing."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -164,18 +166,21 @@ class Sandboxes:
         for sandbox_id in self._driver.sandboxes() - {sandbox.id for sandbox in self.all()}:
             self._dispose(sandbox_id)
         self._finish_what_was_begun()
+        self.adopted.set()
 
     def look_after(self) -> None:
         """One round of the reaper. Raises `DriverUnavailable`."""
+        # Known before the driver is asked: what is made meanwhile is not missed by it.
+        known = self.all()
         there = self._driver.sandboxes()
         with self._lock:
-            known = {sandbox_id: sandbox for sandbox_id, (sandbox, _) in self._known.items()}
-            unknown = there - known.keys() - self._in_the_making
+            unknown = there - self._known.keys() - self._in_the_making
         for sandbox_id in unknown:
             log.warning("orphan removed", sandbox_id=sandbox_id)
             self._dispose(sandbox_id)
-        for sandbox in known.values():
-            if sandbox.id not in there or not self._driver.is_alive(sandbox.id):
+        for sandbox in known:
+            is_gone = sandbox.id not in there or not self._driver.is_alive(sandbox.id)
+            if is_gone and self.find(sandbox.id) is not None:
                 self.declare_lost(sandbox)
 
     def _adopt_one(self, directory: SandboxDirectory, saved: SavedState) -> None:

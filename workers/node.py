@@ -101,7 +101,6 @@ class Node:
         self._epoch = new_id()
         self._problem = "starting"
         self._warnings: list[str] = []
-        self._adopted = False
         self._stopped = threading.Event()
         self._lock_file: int | None = None
 
@@ -150,10 +149,9 @@ class Node:
     def _check_driver(self) -> None:
         try:
             self._warnings = self._driver.check()
-            if not self._adopted:
+            if not self.sandboxes.adopted.is_set():
                 self.sandboxes.adopt()
                 recovery.resume_own(self._jobs, self._settings.node_id)
-                self._adopted = True
             self._problem = ""
         except DriverUnavailable as fault:
             self._problem = str(fault)
@@ -187,7 +185,7 @@ class Node:
                 held.cancel(CancelReason.CANCELLED)
 
     def _reap(self) -> None:
-        if self._adopted and not self._problem:
+        if self.sandboxes.adopted.is_set() and not self._problem:
             self.sandboxes.look_after()
 
     def _recover(self) -> None:

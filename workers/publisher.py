@@ -208,22 +208,24 @@ class Publisher:
         while self._settling and self._settling[0].appended_at <= limit:
             item = self._settling.popleft()
             due[item.held.job.id, item.execution] = item
-        for item in due.values():
-            try:
-                self._settle_one(item)
-            except StoreUnavailable:
-                self._settling.append(item)
-                raise
+        waiting = list(due.values())
+        try:
+            while waiting:
+                self._settle_one(waiting[-1])
+                waiting.pop()
+        finally:
+            # Redis went away between two of them: what was not looked at is looked at later.
+            self._settling.extendleft(waiting)
 
     def _settle_one(self, item: Settling) -> None:
         kept_n = self._jobs.last_n(item.held.job.id, item.execution)
-        if kept_n < item.n and not item.held.let_go:
+        if kept_n < item.n:
             log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
-            if not item.ended:
+            if item.ended:
+                # Its thread has gone: a new claim resumes it and publishes what is missing.
+                self._jobs.send_to_node(item.held.job, self._node_id)
+            else:
                 item.held.read_again()
-                return
-            # Its thread has gone: a new claim resumes it and publishes what is missing.
-            self._jobs.send_to_node(item.held.job, self._node_id)
             return
         try:
             item.client.acknowledge(item.execution, item.n)

@@ -21,6 +21,8 @@ from workers.run_build import BuildRunner
 from workers.run_code import code_request
 from workers.run_exec import exec_request
 
+ADOPTION_LOOK_S = 0.5
+
 RUNNER = "runner"
 """The execution that a terminal event of the runner's own is counted in."""
 
@@ -82,6 +84,10 @@ class Runner:
         return True
 
     def _run_kind(self, held: HeldJob, claim: Claim) -> None:
+        # A worker that starts while the engine is away does not know its sandboxes yet.
+        while not self._sandboxes.adopted.wait(ADOPTION_LOOK_S):
+            if held.let_go:
+                raise ClaimLost
         match claim.job.spec:
             case BuildSpec() as spec:
                 self._builds.run(held, spec, resumed=claim.resumed)

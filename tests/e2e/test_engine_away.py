@@ -86,18 +86,23 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 @pytest.fixture(scope="module")
-def behind(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def own_platform(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform of its own, whose engine is behind the door."""
     platform = Platform(
         tmp_path_factory.mktemp("p") / "s", "docker", DOCKER_HOST=f"unix://{door.path}"
     )
     try:
         platform.up()
-        client = platform.client()
-        yield client
-        client.http.close()
+        yield platform
     finally:
         platform.down()
+
+
+@pytest.fixture(scope="module")
+def behind(own_platform: Platform) -> Iterator[Client]:
+    client = own_platform.client()
+    yield client
+    client.http.close()
 
 
 def test_an_engine_that_is_away_is_said_and_what_was_accepted_runs_when_it_is_back(
@@ -134,3 +139,21 @@ def test_a_build_that_was_accepted_waits_for_the_engine(
     check_stream(received)
     assert stdout_of(received) == "hello\n"
     assert received[-1].event["conclusion"] == "success"
+
+
+def test_a_worker_that_starts_without_the_engine_loses_none_of_its_sandboxes(
+    own_platform: Platform, behind: Client, door: Door
+) -> None:
+    behind.sandbox("kept")
+    behind.exec("kept", "left=over")
+
+    own_platform.kill("worker")
+    door.shut()
+    own_platform.start("worker")
+    job_id = behind.start_exec("kept", "echo $left")
+    wait_for(lambda: behind.job(job_id)["status"] == "running", "the job was claimed")
+    door.open()
+
+    received = behind.follow_to_the_end(job_id)
+    check_stream(received)
+    assert stdout_of(received) == "over\n"
