@@ -46,9 +46,15 @@ def make_app(settings: Settings) -> Celery:
         app.amqp.queues.select((PLACEMENT_QUEUE, node_queue(settings.node_id)))
 
     def start_node(**_: Any) -> None:
-        nodes.append(Node(settings))
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        nodes[0].start()
+        node = Node(settings)
+        try:
+            node.start()
+        except Exception as error:
+            # Celery logs what a signal's receiver raises, and goes on: without a node.
+            structlog.get_logger().critical("node not started", reason=str(error))
+            raise SystemExit(1) from error
+        nodes.append(node)
 
     def stop_node(**_: Any) -> None:
         for node in nodes:
@@ -70,9 +76,6 @@ def _configuration(store: StoreSettings) -> dict[str, Any]:
             "socket_connect_timeout": store.connect_timeout_s,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            # Nothing is unacknowledged while a job runs (early ack, no prefetch), so this only
-            # brings back a message whose worker died in the instant between taking and acking it.
-            "visibility_timeout": 120,
         },
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

@@ -89,7 +89,12 @@ class Sandboxes:
             return [sandbox for sandbox, _ in self._known.values()]
 
     def take(self, sandbox_id: str) -> bool:
-        """Claims a new sandbox from `placement` and makes it; False where another node did."""
+        """Claims a new sandbox from `placement` and makes it; False where another node did.
+
+        Also where this one is not ready: who asked for the sandbox asks again.
+        """
+        if not self.adopted.wait(START_DEADLINE_S):
+            return False
         sandbox = self._records.claim_for_node(sandbox_id, self._node_id)
         if sandbox is None:
             return False

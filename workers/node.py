@@ -23,7 +23,7 @@ from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream
 from workers.control import Control
 from workers.drivers.docker import DockerDriver
-from workers.drivers.driver import Driver, DriverUnavailable, sandboxes_root
+from workers.drivers.driver import Driver, DriverFault, sandboxes_root
 from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
@@ -137,7 +137,7 @@ class Node:
             while True:
                 try:
                     act()
-                except (Fault, DriverUnavailable) as fault:
+                except (Fault, DriverFault) as fault:
                     log.warning("node waits", doing=act.__name__, reason=str(fault))
                 except Exception:
                     log.exception("node thread failed", doing=act.__name__)
@@ -153,7 +153,7 @@ class Node:
                 self.sandboxes.adopt()
                 recovery.resume_own(self._jobs, self._settings.node_id)
             self._problem = ""
-        except DriverUnavailable as fault:
+        except DriverFault as fault:
             self._problem = str(fault)
         except Fault as fault:
             self._problem = fault.message
@@ -183,6 +183,8 @@ class Node:
             elif lease.cancel and held.cancelled is None:
                 # The control message was lost; the record was not.
                 held.cancel(CancelReason.CANCELLED)
+            else:
+                held.pass_on_cancel()
 
     def _reap(self) -> None:
         if self.sandboxes.adopted.is_set() and not self._problem:

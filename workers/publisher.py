@@ -109,6 +109,7 @@ class Publisher:
             self._check(held)
             after = 0 if fresh else self._patiently(held, lambda: self._last_n(held, execution))
             fresh = False
+            opened_at: float | None = None
             try:
                 with (
                     place.client.execution(
@@ -116,10 +117,11 @@ class Publisher:
                     ) as reader,
                     held.reading(place.client, execution, reader),
                 ):
+                    opened_at = time.monotonic()
+                    # A cancel that came while nothing was connected; a silent program tells none.
+                    held.pass_on_cancel()
                     for batch in reader:
                         unreachable_since = None
-                        # A cancel that came before the execution was known there.
-                        held.pass_on_cancel()
                         if not self._keep(held, place, execution, batch, translate, steps_at):
                             break
                         last = batch[-1].event
@@ -137,6 +139,8 @@ class Publisher:
             if held.let_go:
                 raise ClaimLost
             now = time.monotonic()
+            if opened_at is not None and now - opened_at > RUNTIME_PATIENCE_S:
+                unreachable_since = None  # It was there all the time, and had nothing to tell.
             unreachable_since = unreachable_since or now
             if now - unreachable_since > RUNTIME_PATIENCE_S:
                 log.warning("runtime out of reach", job_id=held.job.id, reason=reason)
@@ -222,7 +226,9 @@ class Publisher:
         if kept_n < item.n:
             log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
             if item.ended:
-                # Its thread has gone: a new claim resumes it and publishes what is missing.
+                # A build's next step must not go on over the gap; any other job's thread has gone.
+                item.held.release()
+                # A new claim resumes it and publishes what is missing.
                 self._jobs.send_to_node(item.held.job, self._node_id)
             else:
                 item.held.read_again()

@@ -78,6 +78,11 @@ class BuildRunner:
             end = self._run_in_sandbox(build, resumed=resumed)
         except DriverFault as fault:
             end = _error(fault.code, str(fault), fault.hint)
+        except ClaimLost:
+            raise  # The sandbox stays, for whoever resumes the build.
+        except Exception:
+            self._remove_sandbox(held.job)
+            raise
         build.skip_what_is_left()
         if isinstance(end, Complete):
             duration_ms = int((time.monotonic() - started) * 1000)
@@ -107,12 +112,11 @@ class BuildRunner:
     def _own_sandbox(self, build: Build, *, resumed: bool) -> Sandbox:
         """Raises `DriverFault`."""
         job, asked = build.held.job, build.spec.sandbox
-        if resumed and (sandbox_id := self._jobs.build_sandbox(job.id)):
-            found = self._sandboxes.find(sandbox_id)
-            if found is not None:
-                return found
+        # It has the build's own id, so it is found however far the making came.
+        if resumed and (found := self._sandboxes.find(job.id)):
+            self._jobs.set_sandbox(job.id, found.id)
+            return found
         sandbox = Sandbox(
-            # The build's own id: whoever resumes it before this is noted makes the same one.
             id=job.id,
             name=f"build-{job.id}",
             owner=job.owner,

@@ -155,6 +155,21 @@ def test_a_job_accepted_while_no_worker_runs_is_run_later(
     assert stdout_of(received) == "late\n"
 
 
+def test_a_silent_job_that_was_cancelled_while_no_worker_ran_is_ended_by_the_next(
+    platform: Platform, api: Client, box: str
+) -> None:
+    job_id = api.submit(f"/v1/sandboxes/{box}/exec", {"argv": ["sleep", "600"]})
+    wait_for(lambda: api.job(job_id)["status"] == "running", "it runs")
+    platform.kill("worker")
+    api.http.post(f"/v1/jobs/{job_id}/cancel")
+
+    platform.start("worker")
+
+    received = api.follow_to_the_end(job_id)
+    check_stream(received)
+    assert received[-1].event["code"] == "cancelled"
+
+
 def test_a_job_whose_nudge_was_lost_is_sent_again(
     platform: Platform, api: Client, box: str
 ) -> None:

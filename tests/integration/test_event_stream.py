@@ -183,6 +183,19 @@ def test_the_end_of_a_job_lets_the_next_of_its_line_go(bench: Bench) -> None:
     assert bench.jobs.claim(second.id, node="node-1", now=NOW, lease_ms=1) is not None
 
 
+def test_a_job_that_is_submitted_twice_over_a_lost_answer_is_accepted_once(bench: Bench) -> None:
+    job = bench.submitted()
+    writer = bench.claim(job)
+
+    bench.jobs.submit(job)
+    bench.stream.append(writer, "e", [START, end(2)])
+    again = bench.jobs.submit(job)
+
+    assert again.job_id == job.id
+    assert bench.jobs.get(job.id).status is Status.COMPLETED
+    assert bench.client.llen(f"cf:line:{job.line}") == 0
+
+
 def test_a_job_cancelled_in_the_middle_of_its_line_does_not_move_the_line(bench: Bench) -> None:
     head, middle, last = (bench.submitted() for _ in range(3))
     bench.claim(head)

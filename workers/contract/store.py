@@ -251,17 +251,9 @@ class JobStore:
             return int(self._client.hget(f"cf:job:{job_id}", f"n:{execution}") or 0)
 
     def set_sandbox(self, job_id: str, sandbox_id: str) -> None:
-        """Notes the sandbox that a build got, so that who takes over finds it."""
+        """Counts a build among the open jobs of the sandbox that it got."""
         with store_errors():
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.hset(f"cf:job:{job_id}", "build_sandbox_id", sandbox_id)
-            pipeline.sadd(f"cf:sandbox:{sandbox_id}:jobs", job_id)
-            pipeline.execute()
-
-    def build_sandbox(self, job_id: str) -> str | None:
-        with store_errors():
-            found = self._client.hget(f"cf:job:{job_id}", "build_sandbox_id")
-        return found.decode() if found else None
+            self._client.sadd(f"cf:sandbox:{sandbox_id}:jobs", job_id)
 
     def open_jobs(self, limit: int = 10_000) -> list[OpenJob]:
         """The oldest jobs that are not completed."""

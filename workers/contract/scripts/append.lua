@@ -46,7 +46,7 @@ redis.call('EXPIRE', KEYS[2], ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[6])
 redis.call('SREM', KEYS[5], ARGV[6])
 local was_head = redis.call('LINDEX', KEYS[4], 0) == ARGV[6]
-redis.call('LREM', KEYS[4], 1, ARGV[6])
+redis.call('LREM', KEYS[4], 0, ARGV[6])
 local next_id = was_head and redis.call('LINDEX', KEYS[4], 0)
 if next_id then
   local next_job = redis.call('HMGET', 'cf:job:' .. next_id, 'task', 'queue')

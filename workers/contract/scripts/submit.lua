@@ -9,11 +9,14 @@
 
 if KEYS[7] ~= '' then
   local first = redis.call('HMGET', KEYS[7], 'job', 'digest')
+  if first[1] == ARGV[1] then return {'accepted'} end
   if first[1] then
     if first[2] ~= ARGV[4] then return {'conflict'} end
     return {'repeated', first[1]}
   end
 end
+-- The client asks again where an answer was lost; the job may even have run meanwhile.
+if redis.call('EXISTS', KEYS[1]) == 1 then return {'accepted'} end
 local queue = 'placement'
 if KEYS[5] ~= '' then
   local sandbox = redis.call('HMGET', KEYS[5], 'state', 'node')
