@@ -232,7 +232,7 @@ class _Cell:
                 if isinstance(report, CellEnded):
                     return report
                 await self._room()
-                await self._take(report)
+                self._take(report)
         finally:
             interrupting.cancel()
         raise AssertionError("reports that stop before the cell's end")
@@ -243,7 +243,7 @@ class _Cell:
             with suppress(_CutOff):
                 await _unless(self._cancellation, self._output.has_room())
 
-    async def _take(self, report: CellReport) -> None:
+    def _take(self, report: CellReport) -> None:
         match report:
             case CellStarted():
                 self._started.set()
@@ -252,11 +252,11 @@ class _Cell:
                     self._output.write(stream, data.encode())
             # After a cancellation they come of our own interrupt, which the error event tells.
             case Result() if self._cancellation.code is None:
-                await self._take_result(report)
+                self._take_result(report)
             case CellException() if self._cancellation.code is None:
                 self._tell(report)
 
-    async def _take_result(self, result: Result) -> None:
+    def _take_result(self, result: Result) -> None:
         """Keeps results up to the output's limit: they are told apart, but fill the same store."""
         if self._results_bytes > self._limit_bytes:
             return

@@ -52,7 +52,6 @@ class Node:
         self._settings = settings
         client = connect(settings.store, max_connections=settings.job_limit + SPARE_CONNECTIONS)
         retention_s = settings.store.retention_s
-        self._client = client
         self._jobs = JobStore(client, retention_s=retention_s)
         self._records = SandboxStore(client, retention_s=retention_s)
         self._nodes = NodeStore(client)

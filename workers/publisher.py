@@ -20,7 +20,6 @@ from sandbox_runtime.protocol.errors import (
     ExecutionForgotten,
     RuntimeFault,
     RuntimeUnreachable,
-    SandboxRestarted,
 )
 from sandbox_runtime.protocol.events import Complete, Error, Numbered, RuntimeEvent
 from sandbox_runtime.protocol.requests import ExecutionRequest
@@ -107,7 +106,11 @@ class Publisher:
         fresh = not resumed
         while True:
             self._check(held)
-            after = 0 if fresh else self._patiently(held, lambda: self._last_n(held, execution))
+            after = (
+                0
+                if fresh
+                else self._patiently(held, lambda: self._jobs.last_n(held.job.id, execution))
+            )
             fresh = False
             opened_at: float | None = None
             try:
@@ -128,8 +131,6 @@ class Publisher:
                         if isinstance(last, Complete | Error):
                             return last
                 reason = "its stream ended early"
-            except SandboxRestarted as fault:
-                return _error(fault, "sandbox_restarted")
             except ExecutionForgotten as fault:
                 return _error(fault, "output_lost")
             except RuntimeUnreachable as fault:
@@ -192,7 +193,7 @@ class Publisher:
     ) -> bool:
         """False where Redis lacks what came before: read again from where it is."""
         self._check(held)
-        events = [NumberedEvent(n, translate(event)) for n, event in _pairs(batch)]
+        events = [NumberedEvent(one.n, translate(one.event)) for one in batch]
         steps = None
         for numbered in batch:
             steps = steps_at(numbered.event) or steps
@@ -238,9 +239,6 @@ class Publisher:
         except RuntimeFault as fault:
             log.debug("not acknowledged", job_id=item.held.job.id, reason=fault.message)
 
-    def _last_n(self, held: HeldJob, execution: str) -> int:
-        return self._jobs.last_n(held.job.id, execution)
-
     def _patiently(self, held: HeldJob, call: Callable[[], T]) -> T:
         deadline = time.monotonic() + STORE_PATIENCE_S
         pause_s = 0.05
@@ -257,10 +255,6 @@ class Publisher:
     def _check(self, held: HeldJob) -> None:
         if held.let_go:
             raise ClaimLost
-
-
-def _pairs(batch: list[Numbered]) -> list[tuple[int, RuntimeEvent]]:
-    return [(numbered.n, numbered.event) for numbered in batch]
 
 
 def _error(fault: RuntimeFault, code: str) -> Error:

@@ -237,10 +237,6 @@ class Hub:
         self._stopped = True
         self._wake.set()
 
-    @property
-    def reader_count(self) -> int:
-        return sum(len(readers) for readers in self._subscriptions.values())
-
     def subscribe(self, channel: str) -> Subscription:
         """Returns at once; `confirmed` is set when Redis has said that the subscription stands."""
         subscription = Subscription(channel)
