@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from docker import DockerClient
@@ -21,9 +22,9 @@ from container.errors import ContainerError, EngineFailed, ImageBuildFailed, rep
 from container.image_names import DEFAULT_IMAGE, record_image
 
 SILENCE_TIMEOUT_S = 600.0  # a build step may print nothing for as long as this
-KEPT_UNUSED_IMAGES = (
-    3  # the newest ones: another checkout on this machine may be about to use its own
-)
+UNUSED_IMAGE_LIFE = timedelta(
+    days=7
+)  # another checkout on this machine may be about to use its own; they share nearly all layers
 
 _IMAGE_DIR = Path(__file__).parent / "sandbox"
 _RUNTIME_DIR = Path(__file__).parent.parent / RUNTIME
@@ -119,18 +120,14 @@ def _build(client: DockerClient, context: BuildContext, progress: Callable[[str]
 
 def _remove_older_images(client: DockerClient, *, keep: str) -> None:
     """Best effort: the engine keeps what a container uses, and the next build tries again."""
-    images = sorted(
-        client.images.list(name=REPOSITORY),
-        key=lambda image: str(image.attrs["Created"]),
-        reverse=True,
-    )
+    oldest = (datetime.now(UTC) - UNUSED_IMAGE_LIFE).isoformat()
     older = [
         tag
-        for image in images
+        for image in client.images.list(name=REPOSITORY)
         for tag in image.tags
-        if tag.startswith(f"{REPOSITORY}:") and tag != keep
+        if str(image.attrs["Created"]) < oldest and tag.startswith(f"{REPOSITORY}:") and tag != keep
     ]
-    for tag in older[KEPT_UNUSED_IMAGES:]:
+    for tag in older:
         try:
             client.images.remove(tag)
         except DockerException:
