@@ -66,7 +66,10 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     sessions = Sessions(settings, programs)
     contexts = CodeContexts(settings, programs)
     executions = Executions(
-        commands=sessions, code=contexts, checkouts=Checkouts(settings, programs)
+        commands=sessions,
+        code=contexts,
+        checkouts=Checkouts(settings, programs),
+        killed_by_limits=programs.killed_by_limits,
     )
 
     async def unpack_archive(archive: AsyncIterator[bytes], path: str) -> None:

@@ -141,12 +141,14 @@ class _Context:
             Start(timestamp=timestamp(), language="python", session_restarted=self._lost_kernel)
         )
         self._lost_kernel = False
+        killed_before = self._programs.killed_by_limits()
         cell = _Cell(request, self._kernel, journal, output, cancellation)
         try:
             ended = await cell.run()
         except KernelLost as loss:
             await self._lose_kernel()
-            return self._after_loss(loss, cancellation)
+            ran_out = self._programs.killed_by_limits() > killed_before
+            return self._after_loss(loss, cancellation, out_of_memory=ran_out)
         except BaseException:
             await self._lose_kernel()
             raise
@@ -187,13 +189,15 @@ class _Context:
             kernel, self._kernel = self._kernel, None
             await kernel.close()
 
-    def _after_loss(self, loss: KernelLost, cancellation: Cancellation) -> Error:
+    def _after_loss(
+        self, loss: KernelLost, cancellation: Cancellation, *, out_of_memory: bool
+    ) -> Error:
         if cancellation.code is not None:
             return cut_off(cancellation.code)
         if self._ended:
             return _context_deleted()
         log.info("kernel died", context_id=self._context.id, exit_code=loss.exit_code)
-        return _kernel_died(loss)
+        return _kernel_died(loss, out_of_memory=out_of_memory)
 
 
 class _CutOff(Exception):
@@ -340,12 +344,12 @@ def _context_deleted() -> Error:
     )
 
 
-def _kernel_died(loss: KernelLost) -> Error:
+def _kernel_died(loss: KernelLost, *, out_of_memory: bool) -> Error:
     match loss.exit_code:
         case None:
             reason = "its connection broke"
-        case 137:
-            reason = "it was killed by SIGKILL, as is done where memory runs out"
+        case 137 if out_of_memory:
+            reason = "the sandbox's memory ran out, so it was killed"
         case code if code > 128:
             reason = f"it was killed by {_signal_name(code - 128)}"
         case code:

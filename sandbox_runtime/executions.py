@@ -91,11 +91,13 @@ class Executions:
         commands: Runner[ExecRequest],
         code: Runner[CodeRequest],
         checkouts: Runner[CheckoutRequest],
+        killed_by_limits: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._commands = commands
         self._code = code
         self._checkouts = checkouts
+        self._killed_by_limits = killed_by_limits
         self._clock = clock
         self._executions: dict[str, Execution] = {}
         self._forgotten: OrderedDict[str, None] = OrderedDict()
@@ -159,7 +161,10 @@ class Executions:
             deadline = asyncio.get_running_loop().call_later(
                 request.timeout_ms / 1000, execution.cancellation.set, TIMED_OUT
             )
+        killed_before = self._killed_by_limits()
         end = await self._end_of(execution, output)
+        if self._killed_by_limits() > killed_before:
+            end = msgspec.structs.replace(end, oom_killed=True)
         if deadline is not None:
             deadline.cancel()
         output.close()

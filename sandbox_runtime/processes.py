@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from sandbox_runtime.limits import UserLimits
 from sandbox_runtime.settings import Settings
 
 KILL_TIMEOUT_S = 2.0
@@ -90,6 +91,7 @@ class UserPrograms:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._limits = UserLimits(settings)
         self._switches_user = settings.uid != os.getuid()
         self._base_environment = {
             "HOME": str(settings.home),
@@ -117,6 +119,10 @@ class UserPrograms:
         if self._switches_user:
             os.chown(path, -1, self._settings.gid)
         os.chmod(path, mode)  # noqa: PTH101 - a string is enough
+
+    def killed_by_limits(self) -> int:
+        """How many programs of the user's were killed because memory ran out."""
+        return self._limits.kills()
 
     def new_group(self, name: str) -> JobGroup:
         """An empty group. `name` is for who looks at the tree of cgroups; it need not be unique."""
@@ -191,6 +197,7 @@ class UserPrograms:
         switch = as_user and self._switches_user
 
         def prepare() -> None:
+            self._limits.join()
             if group is not None:
                 group.join()
             with suppress(OSError):

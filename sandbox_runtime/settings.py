@@ -31,6 +31,8 @@ class Settings:
     """`KEY=VALUE` lines, the environment that each of the user's programs starts from."""
     cgroup: Path | None
     """A cgroup2 directory that the runtime may write to; None: processes are found in /proc."""
+    limits: tuple[Path, ...]
+    """Groups of cgroup v1 that limit the user's programs, which join each of them."""
     scratch: Path
     """A directory of the runtime's, in which user programs open what they know the name of."""
     workspace: Path
@@ -49,6 +51,7 @@ class Settings:
             home=reader.path("HOME", "/home/sandbox"),
             user_env=reader.path("USER_ENV", "/etc/coldframe/user-env"),
             cgroup=reader.path("CGROUP", "/cg") if env.get(PREFIX + "CGROUP") != "" else None,
+            limits=reader.paths("LIMITS"),
             scratch=reader.path("SCRATCH", "/run/coldframe-scratch"),
             workspace=reader.path("WORKSPACE", "/workspace"),
             python=reader.path("PYTHON", "/usr/bin/python3"),
@@ -66,10 +69,18 @@ class _Reader:
         self.mistakes: list[str] = []
 
     def path(self, name: str, default: str) -> Path:
-        path = Path(self._env.get(PREFIX + name, default))
+        return self._absolute(name, self._env.get(PREFIX + name, default))
+
+    def _absolute(self, name: str, text: str) -> Path:
+        path = Path(text)
         if not path.is_absolute():
             self.mistakes.append(f"{PREFIX}{name} must be an absolute path, not {str(path)!r}")
         return path
+
+    def paths(self, name: str) -> tuple[Path, ...]:
+        """Separated by colons; none where the variable is empty or not there."""
+        texts = filter(None, self._env.get(PREFIX + name, "").split(":"))
+        return tuple(self._absolute(name, text) for text in texts)
 
     def id(self, name: str, default: int) -> int:
         text = self._env.get(PREFIX + name, str(default))

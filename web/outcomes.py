@@ -65,6 +65,7 @@ class ExecOutcome:
             truncated=end.truncated,
             conclusion=end.conclusion,
             session_restarted=True if end.session_restarted else UNSET,
+            oom_killed=True if end.oom_killed else UNSET,
             error=end.error,
         )
 
@@ -110,6 +111,7 @@ class CodeOutcome:
             truncated=end.truncated,
             conclusion=end.conclusion,
             duration_ms=end.duration_ms,
+            oom_killed=True if end.oom_killed else UNSET,
         )
 
 
@@ -119,6 +121,7 @@ class _End:
     def __init__(self) -> None:
         self.truncated = False
         self.session_restarted = False
+        self.oom_killed = False
         self.conclusion = Conclusion.ERROR
         self.exit_code: int | None = None
         self.execution_count: int | None = None
@@ -134,11 +137,13 @@ class _End:
             case Truncated():
                 self.truncated = True
             case Complete():
+                self.oom_killed = event.oom_killed
                 self.conclusion = event.conclusion
                 self.exit_code = event.exit_code
                 self.execution_count = event.execution_count
                 self.duration_ms = event.duration_ms
             case Error():
+                self.oom_killed = event.oom_killed
                 self.conclusion = conclusion_of(event)
                 self.error = JobErrorView(
                     code=event.code,

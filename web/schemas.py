@@ -393,6 +393,8 @@ class ExecResult(_Answer, frozen=True, kw_only=True):
     truncated: bool
     conclusion: Conclusion
     session_restarted: bool | UnsetType = UNSET
+    oom_killed: bool | UnsetType = UNSET
+    """True where memory ran out while it ran."""
     error: JobErrorView | UnsetType = UNSET
 
 
@@ -415,6 +417,8 @@ class CodeResult(_Answer, frozen=True, kw_only=True):
     truncated: bool
     conclusion: Conclusion
     duration_ms: int | None
+    oom_killed: bool | UnsetType = UNSET
+    """True where memory ran out while it ran."""
 
 
 class SandboxView(_Answer, frozen=True, kw_only=True):

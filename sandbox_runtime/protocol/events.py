@@ -120,6 +120,8 @@ class Complete(_Event, frozen=True, tag="complete"):
     """A checkout's: the commit that is checked out."""
     branch: str | None = None
     """A checkout's: the branch; None where HEAD is detached."""
+    oom_killed: bool = False
+    """While it ran, the sandbox's memory ran out, and a program of its user was killed for it."""
 
 
 class Error(_Event, frozen=True, tag="error"):
@@ -130,6 +132,8 @@ class Error(_Event, frozen=True, tag="error"):
     hint: str = ""
     exit_code: int | None = None
     """The shell's, where the code is `session_exited`."""
+    oom_killed: bool = False
+    """As of `Complete`."""
 
 
 RuntimeEvent = (

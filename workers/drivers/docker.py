@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import docker
 import docker.errors
@@ -14,10 +15,12 @@ import requests
 from docker.types import LogConfig, Mount, Ulimit
 
 from workers.contract.sandboxes import Network, Sandbox
-from workers.drivers.cgroups import SandboxCgroups, find_cgroup2
+from workers.drivers.cgroups import JOBS, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
+    RUNTIME_LIMITS,
     CreateFailed,
     DriverUnavailable,
+    Limits,
     RuntimeEnvironment,
     limits_of,
     owner_of,
@@ -34,6 +37,7 @@ EGRESS_NETWORK = "coldframe-egress"
 RUNTIME_COMMAND = ["/opt/coldframe/venv/bin/python", "-I", "-B", "-m", "sandbox_runtime"]
 CA_BUNDLE_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
 CGROUP_MOUNT = "/cg"
+RUNTIME_CPU_SHARES = 1024
 
 CAPABILITIES = ["SETUID", "SETGID", "KILL", "CHOWN"]
 """The runtime's. User code has none."""
@@ -66,8 +70,8 @@ class DockerDriver:
             python="/usr/bin/python3",
             user_env="/etc/coldframe/user-env",
         )
-        mount = find_cgroup2()
-        self._cgroups = SandboxCgroups(mount, self._owner) if mount else None
+        self._cgroups = SandboxCgroups(find_hierarchies(), self._owner)
+        self._cgroup_driver: str | None = None
         self._docker = docker.DockerClient.from_env(timeout=ENGINE_TIMEOUT_S, version=API_VERSION)
         self._probe = docker.DockerClient.from_env(timeout=CHECK_TIMEOUT_S, version=API_VERSION)
 
@@ -75,26 +79,29 @@ class DockerDriver:
         with _engine_errors():
             self._probe.ping()
         self._image("default")
-        if self._cgroups is None:
-            return [
+        warnings = []
+        if not self._cgroups.kills:
+            warnings.append(
                 "cgroup v2 cannot be written: what a job leaves behind in a session of its own "
                 "(setsid) ends with its sandbox, not with the job"
-            ]
-        return []
+            )
+        if not self._cgroups.limits:
+            warnings.append(
+                "control groups cannot be written: a sandbox's user code shares its limits with "
+                "its runtime, and can end it by using them up"
+            )
+        return warnings
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
-        cpus, memory_bytes, pids = limits_of(sandbox, self._defaults)
+        limits = limits_of(sandbox.spec, self._defaults)
         mounts = [_bind(directory.run, RUN_MOUNT)]
         mounts += [_bind(directory.volume / name, at) for name, at in VOLUME_MOUNTS.items()]
         if self._ca_bundle:
             mounts.append(_bind(self._ca_bundle.resolve(), CA_BUNDLE_MOUNT, read_only=True))
-        if self._cgroups:
-            group = self._cgroups.create(
-                sandbox.id, cpus=cpus, memory_bytes=memory_bytes, pids=pids
-            )
-            mounts.append(_bind(group, CGROUP_MOUNT))
         try:
             with _engine_errors():
+                groups = self._make_groups(sandbox.id, limits)
+                mounts += [_bind(group, _group_mount(name)) for name, group in groups.items()]
                 container = self._docker.containers.create(
                     self._image(sandbox.spec.image),
                     RUNTIME_COMMAND,
@@ -113,10 +120,7 @@ class DockerDriver:
                     read_only=True,
                     tmpfs=TMPFS,
                     mounts=mounts,
-                    mem_limit=memory_bytes,
-                    memswap_limit=memory_bytes,
-                    nano_cpus=int(cpus * 1e9),
-                    pids_limit=pids,
+                    **self._container_limits(sandbox.id, limits),
                     ulimits=[
                         Ulimit(name="nofile", soft=4096, hard=4096),
                         Ulimit(name="core", soft=0, hard=0),
@@ -128,12 +132,21 @@ class DockerDriver:
                         "coldframe.node": self._node_id,
                         "coldframe.sandbox": sandbox.id,
                     },
-                    environment=self._runtime.variables(CGROUP_MOUNT if self._cgroups else ""),
+                    environment=self._runtime.variables(
+                        _group_mount(JOBS) if JOBS in groups else "",
+                        limits=[_group_mount(name) for name in groups if name != JOBS],
+                    ),
                 )
                 container.start()
         except Exception:
             self.remove(sandbox.id)
             raise
+
+    def set_limits(self, sandbox_id: str, limits: Limits) -> None:
+        try:
+            self._cgroups.set_limits(sandbox_id, limits)
+        except OSError as error:
+            raise CreateFailed(f"its limits could not be set: {error}") from error
 
     def is_alive(self, sandbox_id: str) -> bool:
         with _engine_errors():
@@ -146,8 +159,7 @@ class DockerDriver:
     def remove(self, sandbox_id: str) -> None:
         self._remove_container(sandbox_id)
         # After its runtime, which makes groups in it.
-        if self._cgroups:
-            self._cgroups.remove(sandbox_id)
+        self._cgroups.remove(sandbox_id)
 
     def sandboxes(self) -> set[str]:
         with _engine_errors():
@@ -155,17 +167,49 @@ class DockerDriver:
                 all=True, filters={"label": f"coldframe.owner={self._owner}"}
             )
         there = {container["Labels"]["coldframe.sandbox"] for container in containers}
-        return there | (self._cgroups.sandboxes() if self._cgroups else set())
+        return there | self._cgroups.sandboxes()
 
     def leave(self) -> None:
         """Removes what all sandboxes of the node shared."""
-        if self._cgroups:
-            self._cgroups.leave()
+        self._cgroups.leave()
         for network in self._docker.networks.list(names=[EGRESS_NETWORK]):
             try:
                 network.remove()
             except docker.errors.APIError:
                 pass  # Another node on this machine still uses it.
+
+    def _make_groups(self, sandbox_id: str, limits: Limits) -> dict[str, Path]:
+        try:
+            return self._cgroups.create(sandbox_id, limits)
+        except OSError as error:
+            raise CreateFailed(f"its control groups: {error}") from error
+
+    def _container_limits(self, sandbox_id: str, limits: Limits) -> dict[str, Any]:
+        """The runtime's own, where user code is not in the container's group; else all limits."""
+        others: dict[str, Any]
+        if self._cgroups.limits:
+            own = RUNTIME_LIMITS
+            # Of processors the two have a quota together, in which the runtime comes first.
+            others = {"cpu_shares": RUNTIME_CPU_SHARES}
+            if self._uses_cgroupfs():
+                others["cgroup_parent"] = self._cgroups.parent(sandbox_id)
+        else:
+            own = limits.with_those_of(RUNTIME_LIMITS)
+            others = {"nano_cpus": int(own.cpus * 1e9)}
+        return {
+            "mem_limit": own.memory_bytes,
+            "memswap_limit": own.memory_bytes,
+            "pids_limit": own.pids,
+            # v2: else the kernel lets nothing leave the container's own group.
+            "cgroupns": "host",
+            **others,
+        }
+
+    def _uses_cgroupfs(self) -> bool:
+        """Else systemd keeps the containers' groups, in a tree that is not for us to write to."""
+        if self._cgroup_driver is None:
+            self._cgroup_driver = self._docker.info()["CgroupDriver"]
+        return self._cgroup_driver == "cgroupfs"
 
     def _remove_container(self, sandbox_id: str) -> None:
         deadline = time.monotonic() + REMOVE_DEADLINE_S
@@ -232,6 +276,10 @@ def _engine_errors() -> Iterator[None]:
 
 def _bind(source: Path, target: str, *, read_only: bool = False) -> Mount:
     return Mount(target=target, source=str(source), type="bind", read_only=read_only)
+
+
+def _group_mount(name: str) -> str:
+    return f"{CGROUP_MOUNT}/{name}"
 
 
 def _container_name(sandbox_id: str) -> str:

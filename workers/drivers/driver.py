@@ -8,10 +8,12 @@ DriverFault
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from workers.contract.sandboxes import Sandbox
+from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.sandbox_directory import SandboxDirectory
 from workers.settings import SandboxDefaults
 
@@ -37,6 +39,28 @@ class CreateFailed(DriverFault):
     hint = "The worker's log has the reason."
 
 
+@dataclass(frozen=True)
+class Limits:
+    """The most that programs may use together."""
+
+    cpus: float
+    memory_bytes: int
+    """Swap included, so there is none."""
+    pids: int
+
+    def with_those_of(self, other: Limits) -> Limits:
+        return Limits(
+            cpus=self.cpus + other.cpus,
+            memory_bytes=self.memory_bytes + other.memory_bytes,
+            pids=self.pids + other.pids,
+        )
+
+
+RUNTIME_LIMITS = Limits(cpus=0.25, memory_bytes=128 * 1024 * 1024, pids=64)
+"""What the runtime has beside its user's code: 80 MB at the most were seen, with 32 MiB of output
+that nobody had read yet."""
+
+
 class Driver(Protocol):
     """Makes sandboxes and removes them; knows nothing of jobs. Its methods may take seconds."""
 
@@ -52,6 +76,9 @@ class Driver(Protocol):
 
         It need not answer yet when this returns. Where it raises, nothing is left.
         """
+
+    def set_limits(self, sandbox_id: str, limits: Limits) -> None:
+        """Gives the user code of a running sandbox other limits. Raises `DriverFault`."""
 
     def is_alive(self, sandbox_id: str) -> bool:
         """Raises `DriverUnavailable` where that cannot be known now."""
@@ -75,7 +102,8 @@ class RuntimeEnvironment:
         self._python = python
         self._user_env = user_env
 
-    def variables(self, cgroup: str) -> dict[str, str]:
+    def variables(self, cgroup: str, *, limits: Iterable[str] = ()) -> dict[str, str]:
+        """`cgroup`: below which the runtime makes groups; `limits`: those it puts user code in."""
         return {
             "COLDFRAME_RUNTIME_SOCKET": "/run/coldframe/runtime.sock",
             "COLDFRAME_RUNTIME_TOKEN_FILE": "/run/coldframe/token",
@@ -84,19 +112,19 @@ class RuntimeEnvironment:
             "COLDFRAME_RUNTIME_HOME": "/home/sandbox",
             "COLDFRAME_RUNTIME_USER_ENV": self._user_env,
             "COLDFRAME_RUNTIME_CGROUP": cgroup,
+            "COLDFRAME_RUNTIME_LIMITS": ":".join(limits),
             "COLDFRAME_RUNTIME_SCRATCH": "/run/coldframe-scratch",
             "COLDFRAME_RUNTIME_WORKSPACE": "/workspace",
             "COLDFRAME_RUNTIME_PYTHON": self._python,
         }
 
 
-def limits_of(sandbox: Sandbox, defaults: SandboxDefaults) -> tuple[float, int, int]:
-    """CPUs, bytes of memory and number of processes of a sandbox."""
-    spec = sandbox.spec
-    return (
-        spec.cpus or defaults.cpus,
-        (spec.memory_mb or defaults.memory_mb) * 1024 * 1024,
-        spec.pids or defaults.pids,
+def limits_of(spec: SandboxSpec, defaults: SandboxDefaults) -> Limits:
+    """What the user code of a sandbox may use."""
+    return Limits(
+        cpus=spec.cpus or defaults.cpus,
+        memory_bytes=(spec.memory_mb or defaults.memory_mb) * 1024 * 1024,
+        pids=spec.pids or defaults.pids,
     )
 
 

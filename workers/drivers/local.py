@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 
 from workers.contract.sandboxes import Network, Sandbox
-from workers.drivers.cgroups import SandboxCgroups, find_cgroup2
+from workers.drivers.cgroups import JOBS, Hierarchies, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
     CreateFailed,
     DriverUnavailable,
+    Limits,
     RuntimeEnvironment,
     owner_of,
     sandboxes_root,
@@ -62,8 +63,8 @@ class LocalDriver:
         self._group_id = USER_ID if self._is_root else os.getgid()
         self._python = python or Path(sys.executable)
         self._ca_bundle = ca_bundle
-        mount = find_cgroup2() if self._is_root else None
-        self._cgroups = SandboxCgroups(mount, owner_of(state_dir, node_id)) if mount else None
+        found = find_hierarchies() if self._is_root else Hierarchies()
+        self._cgroups = SandboxCgroups(found, owner_of(state_dir, node_id))
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._runtime = RuntimeEnvironment(
             user_id=self.user_id,
@@ -113,6 +114,9 @@ class LocalDriver:
         saved = {"pid": pid, "started": _start_time(pid)}
         (directory.path / PID_FILE).write_text(json.dumps(saved))
 
+    def set_limits(self, sandbox_id: str, limits: Limits) -> None:
+        pass  # It has none, as its warning says.
+
     def is_alive(self, sandbox_id: str) -> bool:
         return self._pid(sandbox_id) is not None
 
@@ -123,18 +127,16 @@ class LocalDriver:
         # Bubblewrap ends with it; what an earlier worker started is not ours to wait for.
         if child := self._children.pop(sandbox_id, None):
             child.wait(timeout=END_TIMEOUT_S)
-        if self._cgroups:
-            self._cgroups.remove(sandbox_id)
+        self._cgroups.remove(sandbox_id)
 
     def sandboxes(self) -> set[str]:
-        there = self._cgroups.sandboxes() if self._cgroups else set()
+        there = self._cgroups.sandboxes()
         if self._root.is_dir():
             there |= {path.name for path in self._root.iterdir() if self.is_alive(path.name)}
         return there
 
     def leave(self) -> None:
-        if self._cgroups:
-            self._cgroups.leave()
+        self._cgroups.leave()
 
     def _arguments(self, sandbox: Sandbox, directory: SandboxDirectory) -> list[str]:
         arguments = ["bwrap", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
@@ -162,9 +164,8 @@ class LocalDriver:
         for program in programs:
             arguments += ["--ro-bind", str(program), str(program)]
         cgroup = ""
-        if self._cgroups:
-            group = self._cgroups.create(sandbox.id, cpus=1024, memory_bytes=1 << 50, pids=1 << 20)
-            arguments += ["--bind", str(group), CGROUP_MOUNT]
+        if jobs := self._cgroups.create(sandbox.id, None).get(JOBS):
+            arguments += ["--bind", str(jobs), CGROUP_MOUNT]
             cgroup = CGROUP_MOUNT
         if self._is_root:
             arguments += ["--cap-drop", "ALL"]
