@@ -53,8 +53,8 @@ class RuntimeSocket:
         """Lets the runtime forget an execution."""
         connection = _UnixConnection(f"/proc/self/fd/{self._directory}/{SOCKET_NAME}")
         try:
-            body = json.dumps({"n": n}).encode()
-            connection.request("POST", f"/executions/{execution}/ack", body, self._headers)
+            body = json.dumps({"acks": {execution: n}}).encode()
+            connection.request("POST", "/acks", body, self._headers)
             connection.getresponse().read()
         finally:
             connection.close()

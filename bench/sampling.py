@@ -35,14 +35,18 @@ def since_ms(started_s: float) -> float:
 
 
 def take_turns(
-    contestants: Sequence[Contestant], *, rounds: int, warm_ups: int
+    contestants: Sequence[Contestant], *, rounds: int, warm_ups: int, in_a_row: int = 1
 ) -> dict[str, list[float]]:
-    """A B C A B C …: the samples of each by its name; the first `warm_ups` rounds do not count."""
+    """A B C A B C …: the samples of each by its name; the first `warm_ups` rounds do not count.
+
+    With `in_a_row` each takes that many samples at its turn, and there are as many fewer turns:
+    for what is warm only after its own kind, as a user's calls are.
+    """
     samples: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
-    for number in range(-warm_ups, rounds):
+    for number in range(-warm_ups, rounds // in_a_row):
         for contestant in contestants:
             if number % contestant.every == 0:
-                taken = contestant.sample()
+                taken = [contestant.sample() for _ in range(in_a_row)]
                 if number >= 0:
-                    samples[contestant.name].append(taken)
+                    samples[contestant.name] += taken
     return samples

@@ -10,7 +10,6 @@ class Sizes:
     """All counts of one run."""
 
     warm_rounds: int
-    warm_ups: int
     create_rounds: int
     """`docker run` takes part in each second one."""
     volleys: dict[int, int]
@@ -22,7 +21,6 @@ class Sizes:
 
 FULL = Sizes(
     warm_rounds=200,
-    warm_ups=10,
     create_rounds=10,
     volleys={1: 50, 10: 25, 100: 5},
     stream_rounds=5,
@@ -32,7 +30,6 @@ FULL = Sizes(
 
 QUICK = Sizes(
     warm_rounds=20,
-    warm_ups=2,
     create_rounds=2,
     volleys={1: 4, 10: 2, 100: 1},
     stream_rounds=1,

@@ -6,6 +6,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
 import msgspec
 import structlog
@@ -20,6 +21,7 @@ from sandbox_runtime.journal import Journal
 from sandbox_runtime.protocol import codec
 from sandbox_runtime.protocol.errors import (
     ExecutionForgotten,
+    ExecutionNotFound,
     InvalidRequest,
     NotAuthorized,
     RuntimeFault,
@@ -28,7 +30,7 @@ from sandbox_runtime.protocol.errors import (
 from sandbox_runtime.protocol.requests import (
     BOOT_ID_HEADER,
     HEARTBEAT_S,
-    Acknowledgement,
+    Acknowledgements,
     CancelRequest,
     Pong,
 )
@@ -74,7 +76,7 @@ class Api:
                 Route("/executions", self._list_executions, methods=["GET"]),
                 Route("/executions/{id}", self._run_execution, methods=["PUT"]),
                 Route("/executions/{id}/cancel", self._cancel_execution, methods=["POST"]),
-                Route("/executions/{id}/ack", self._acknowledge, methods=["POST"]),
+                Route("/acks", self._acknowledge, methods=["POST"]),
                 Route("/sessions/{name:path}", self._end_session, methods=["DELETE"]),
                 Route("/contexts/{id:path}", self._end_context, methods=["DELETE"]),
                 Route("/archive", self._unpack_archive, methods=["PUT"]),
@@ -125,8 +127,11 @@ class Api:
         return Response(status_code=204)
 
     async def _acknowledge(self, request: Request) -> Response:
-        n = codec.decode_body(await _body(request), Acknowledgement).n
-        self._executions.acknowledge(_execution_id(request), n)
+        for execution_id, n in codec.decode_body(
+            await _body(request), Acknowledgements
+        ).acks.items():
+            with suppress(ExecutionNotFound, ExecutionForgotten):
+                self._executions.acknowledge(execution_id, n)
         return Response(status_code=204)
 
     async def _end_session(self, request: Request) -> Response:

@@ -137,7 +137,7 @@ class RunningRuntime:
                 for numbered in batch:
                     run.events.append(numbered.event)
                     on_event(numbered.event)
-                self.client.acknowledge(execution_id, batch[-1].n)
+                self.client.acknowledge({execution_id: batch[-1].n})
         return run
 
     def code(

@@ -73,9 +73,8 @@ class Reader:
                     job_id,
                     after=last,
                     heartbeat_s=tick_s,
-                    # Only where the subscription stood by the time that the job was submitted: one
-                    # that waits for the hub to connect is not told of what comes before.
-                    is_new=is_new and self._subscription.confirmed.is_set(),
+                    # One that waits for the hub to connect is not told of what comes before.
+                    is_new=is_new and self._subscription.sent,
                 ):
                     away_since = None
                     if event is not None:

@@ -76,6 +76,8 @@ def _configuration(store: StoreSettings) -> dict[str, Any]:
             "socket_connect_timeout": store.connect_timeout_s,
             "socket_keepalive": True,
             "health_check_interval": 10,
+            # Our messages have no priorities, and each would be one more list to wait for.
+            "priority_steps": [0],
         },
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,

@@ -213,31 +213,42 @@ class Publisher:
         while self._settling and self._settling[0].appended_at <= limit:
             item = self._settling.popleft()
             due[item.held.job.id, item.execution] = item
-        waiting = list(due.values())
+        if not due:
+            return
+        acks: dict[RuntimeClient, dict[str, int]] = {}
+        forgotten: list[tuple[Settling, int]] = []
         try:
-            while waiting:
-                self._settle_one(waiting[-1])
-                waiting.pop()
+            kept = self._jobs.last_ns(due)
+        except StoreUnavailable:
+            self._settling.extendleft(reversed(due.values()))
+            raise
+        for item, kept_n in zip(due.values(), kept, strict=True):
+            if kept_n < item.n:
+                forgotten.append((item, kept_n))
+            else:
+                acks.setdefault(item.client, {})[item.execution] = item.n
+        try:
+            while forgotten:
+                self._publish_again(*forgotten[-1])
+                forgotten.pop()
         finally:
             # Redis went away between two of them: what was not looked at is looked at later.
-            self._settling.extendleft(waiting)
+            self._settling.extendleft(item for item, _ in reversed(forgotten))
+            for client, numbers in acks.items():
+                try:
+                    client.acknowledge(numbers)
+                except RuntimeFault as fault:
+                    log.debug("not acknowledged", reason=fault.message)
 
-    def _settle_one(self, item: Settling) -> None:
-        kept_n = self._jobs.last_n(item.held.job.id, item.execution)
-        if kept_n < item.n:
-            log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
-            if item.ended:
-                # A build's next step must not go on over the gap; any other job's thread has gone.
-                item.held.release()
-                # A new claim resumes it and publishes what is missing.
-                self._jobs.send_to_node(item.held.job, self._node_id)
-            else:
-                item.held.read_again()
-            return
-        try:
-            item.client.acknowledge(item.execution, item.n)
-        except RuntimeFault as fault:
-            log.debug("not acknowledged", job_id=item.held.job.id, reason=fault.message)
+    def _publish_again(self, item: Settling, kept_n: int) -> None:
+        log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
+        if item.ended:
+            # A build's next step must not go on over the gap; any other job's thread has gone.
+            item.held.release()
+            # A new claim resumes it and publishes what is missing.
+            self._jobs.send_to_node(item.held.job, self._node_id)
+        else:
+            item.held.read_again()
 
     def _patiently(self, held: HeldJob, call: Callable[[], T]) -> T:
         deadline = time.monotonic() + STORE_PATIENCE_S

@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from sandbox_runtime.protocol.events import TERMINAL, Numbered
 from sandbox_runtime.protocol.requests import (
     BOOT_ID_HEADER,
-    Acknowledgement,
+    Acknowledgements,
     CancelReason,
     CancelRequest,
     ExecutionRequest,
@@ -74,9 +74,9 @@ class RuntimeClient:
         body = codec.encode(CancelRequest(reason=reason))
         self._call("POST", f"/executions/{execution_id}/cancel", body)
 
-    def acknowledge(self, execution_id: str, n: int) -> None:
-        body = codec.encode(Acknowledgement(n=n))
-        self._call("POST", f"/executions/{execution_id}/ack", body)
+    def acknowledge(self, acks: Mapping[str, int]) -> None:
+        """Tells the runtime up to which number each execution's events are kept elsewhere."""
+        self._call("POST", "/acks", codec.encode(Acknowledgements(acks=dict(acks))))
 
     def end_session(self, name: str) -> None:
         self._call("DELETE", f"/sessions/{quote(name, safe='')}")

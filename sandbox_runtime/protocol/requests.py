@@ -8,7 +8,7 @@ HTTP/1.1 on a Unix socket; each request carries `Authorization: Bearer <token>`.
                                               end, and an empty line every HEARTBEAT_S
            Coldframe-Boot-Id: <bootId>        optional; another boot answers 409 sandbox_restarted
     POST   /executions/{id}/cancel            body CancelRequest → 204
-    POST   /executions/{id}/ack               body Acknowledgement → 204
+    POST   /acks                              body Acknowledgements → 204
     GET    /executions                        → [ExecutionStatus]
     DELETE /sessions/{name}                   → 204, also where there is none: ends its shell
     DELETE /contexts/{id}                     → 204, also where there is none: ends its kernel
@@ -130,10 +130,14 @@ class CancelRequest(_Request, frozen=True):
     reason: CancelReason = CancelReason.CANCELLED
 
 
-class Acknowledgement(_Request, frozen=True):
-    """The caller has safely kept all events up to and with `n`."""
+class Acknowledgements(_Request, frozen=True):
+    """The caller has safely kept all events of these executions up to and with number `n`.
 
-    n: Annotated[int, msgspec.Meta(ge=0)]
+    Executions that are not known, or were forgotten, are passed over.
+    """
+
+    acks: dict[str, Annotated[int, msgspec.Meta(ge=0)]]
+    """Execution's id → n."""
 
 
 class Pong(msgspec.Struct, frozen=True, rename="camel"):

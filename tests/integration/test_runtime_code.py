@@ -481,7 +481,7 @@ def test_a_cell_waits_for_a_reader_that_does_not_acknowledge(
         wait_until(lambda: _is_stuck(runtime, execution_id), timeout_s=30)
     stuck_at = time.time()
     last_n = _status(runtime, execution_id).last_n
-    runtime.client.acknowledge(execution_id, last_n)
+    runtime.client.acknowledge({execution_id: last_n})
 
     run = runtime.run(request, execution_id=execution_id, after=last_n)
 

@@ -750,7 +750,7 @@ def test_what_was_acknowledged_to_its_end_is_not_run_again(shell: Shell) -> None
 def test_reading_what_was_acknowledged_is_refused(shell: Shell) -> None:
     request = shell.request("echo x")
     read_without_acknowledging(shell.runtime, "partly", request)
-    shell.runtime.client.acknowledge("partly", 2)
+    shell.runtime.client.acknowledge({"partly": 2})
 
     with pytest.raises(ExecutionForgotten):
         shell.runtime.run(request, execution_id="partly")
@@ -761,13 +761,20 @@ def test_reading_what_was_acknowledged_is_refused(shell: Shell) -> None:
 def test_an_execution_that_was_never_started_is_not_found(runtime: RunningRuntime) -> None:
     with pytest.raises(ExecutionNotFound):
         runtime.client.cancel("never", CancelReason.CANCELLED)
-    with pytest.raises(ExecutionNotFound):
-        runtime.client.acknowledge("never", 1)
+
+
+def test_acknowledging_passes_over_what_is_not_known(shell: Shell) -> None:
+    read_without_acknowledging(shell.runtime, "known", shell.request("echo x"))
+
+    shell.runtime.client.acknowledge({"never": 1, "known": 2})
+
+    (status,) = [s for s in shell.runtime.client.executions() if s.id == "known"]
+    assert status.acknowledged_n == 2
 
 
 def test_the_list_of_executions_says_how_far_each_is(shell: Shell) -> None:
     read_without_acknowledging(shell.runtime, "listed", shell.request("echo x"))
-    shell.runtime.client.acknowledge("listed", 1)
+    shell.runtime.client.acknowledge({"listed": 1})
 
     (status,) = [s for s in shell.runtime.client.executions() if s.id == "listed"]
 

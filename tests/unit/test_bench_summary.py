@@ -61,6 +61,20 @@ def test_a_contestant_can_sit_out_rounds() -> None:
     assert len(samples["rare"]) == 2
 
 
+def test_a_turn_can_be_several_samples_in_a_row() -> None:
+    order: list[str] = []
+
+    samples = take_turns(
+        [Contestant("a", _noting(order, "a")), Contestant("b", _noting(order, "b"))],
+        rounds=4,
+        warm_ups=0,
+        in_a_row=2,
+    )
+
+    assert "".join(order) == "aabbaabb"
+    assert {name: len(taken) for name, taken in samples.items()} == {"a": 4, "b": 4}
+
+
 def _noting(order: list[str], name: str) -> Callable[[], float]:
     def sample() -> float:
         order.append(name)

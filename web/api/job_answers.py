@@ -106,7 +106,8 @@ class JobAnswers:
         except BaseException:
             reader.close()
             raise
-        reader.close()
+        # Not before the client has its answer.
+        response.call_on_close(reader.close)
         return response
 
     def stream(

@@ -250,6 +250,14 @@ class JobStore:
         with store_errors():
             return int(self._client.hget(f"cf:job:{job_id}", f"n:{execution}") or 0)
 
+    def last_ns(self, executions: Iterable[tuple[str, str]]) -> list[int]:
+        """As `last_n`, for many pairs of job and execution at once."""
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for job_id, execution in executions:
+                pipeline.hget(f"cf:job:{job_id}", f"n:{execution}")
+            return [int(n or 0) for n in pipeline.execute()]
+
     def set_sandbox(self, job_id: str, sandbox_id: str) -> None:
         """Counts a build among the open jobs of the sandbox that it got."""
         with store_errors():

@@ -172,6 +172,8 @@ class Subscription:
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
+        self.sent = False
+        """Redis was asked for it by the time that `Hub.subscribe` returned."""
         self.confirmed = threading.Event()
         self._ready = threading.Condition()
         self._waiting: deque[bytes] = deque()
@@ -245,8 +247,9 @@ class Hub:
             first = not readers
             readers.add(subscription)
             if first:
-                self._send("SUBSCRIBE", channel)
+                subscription.sent = self._send("SUBSCRIBE", channel)
             elif any(reader.confirmed.is_set() for reader in readers):
+                subscription.sent = True
                 subscription.confirmed.set()
         self._wake.set()
         return subscription
@@ -259,13 +262,14 @@ class Hub:
                 self._subscriptions.pop(subscription.channel, None)
                 self._send("UNSUBSCRIBE", subscription.channel)
 
-    def _send(self, command: str, channel: str) -> None:
+    def _send(self, command: str, channel: str) -> bool:
         if self._connection is None:
-            return  # `_connect` subscribes to all that is asked for.
+            return False  # `_connect` subscribes to all that is asked for.
         try:
             self._connection.send_command(command, channel, check_health=False)
         except (redis.exceptions.RedisError, OSError):
-            pass  # The reading thread meets the same error and connects anew.
+            return False  # The reading thread meets the same error and connects anew.
+        return True
 
     def _run(self) -> None:
         while not self._stopped:
@@ -330,14 +334,15 @@ def follow(
 ) -> Iterator[PublishedEvent | None]:
     """A job's events after `after`, each once, in order, to the terminal one and with it.
 
-    `is_new`: the subscription was confirmed before the job was submitted, so there is nothing in
-    the stream that it does not tell. Yields None after each `heartbeat_s` without an event.
+    `is_new`: the subscription was sent before the job was submitted, so there is nothing in the
+    stream that it does not tell. Yields None after each `heartbeat_s` without an event.
 
     Raises `EventsExpired` where the job has ended and its events are no longer kept,
     `JobNotFound`, `StoreUnavailable`.
     """
     # Subscribe before the first read: what comes between is announced.
-    subscription.confirmed.wait(confirm_s)
+    if not is_new:
+        subscription.confirmed.wait(confirm_s)
     last = after
     read_again = not is_new
     while True:
