@@ -1,4 +1,4 @@
-"""Collects what the sandbox image is made from."""
+"""Collects what an image of ours is made from."""
 
 import hashlib
 import io
@@ -10,7 +10,6 @@ from pathlib import Path, PurePosixPath
 
 from container.errors import BuildInputsInvalid
 
-REPOSITORY = "coldframe/sandbox"
 TAG_LENGTH = 12  # hex digits: 48 bits, and `docker images` stays readable
 RUNTIME = "sandbox_runtime"
 DOCKERFILE = "Dockerfile"
@@ -21,6 +20,8 @@ CA_BUNDLE = "ca-bundle.crt"
 class BuildContext:
     """The files sent to the engine, by their path in the context: just what is hashed."""
 
+    repository: str
+    """What the image is called, but for its tag."""
     files: Mapping[str, bytes]
 
     @property
@@ -35,7 +36,12 @@ class BuildContext:
 
     @property
     def tag(self) -> str:
-        return f"{REPOSITORY}:{self.digest[:TAG_LENGTH]}"
+        return f"{self.repository}:{self.version}"
+
+    @property
+    def version(self) -> str:
+        """Short for the digest."""
+        return self.digest[:TAG_LENGTH]
 
     @property
     def base_image(self) -> str:
@@ -53,13 +59,17 @@ class BuildContext:
         return archive.getvalue()
 
 
-def collect_context(*, image_dir: Path, runtime_dir: Path, ca_pem: bytes) -> BuildContext:
-    """All of `image_dir`, the runtime's files (no tests, nothing compiled) and the CA bundle."""
-    files = {path.name: path.read_bytes() for path in image_dir.iterdir() if path.is_file()}
+def sandbox_context(*, image_dir: Path, ca_pem: bytes) -> BuildContext:
+    """Of the image that sandboxes start from: all of `image_dir`, and the CA bundle."""
+    return BuildContext("coldframe/sandbox", {**_files_in(image_dir), CA_BUNDLE: ca_pem})
+
+
+def runtime_context(*, image_dir: Path, runtime_dir: Path, ca_pem: bytes) -> BuildContext:
+    """Of the image that the runtime is taken out of: with its code, no tests, nothing compiled."""
+    files = {**_files_in(image_dir), CA_BUNDLE: ca_pem}
     for path in _runtime_files(runtime_dir):
         files[f"{RUNTIME}/{path}"] = (runtime_dir / path).read_bytes()
-    files[CA_BUNDLE] = ca_pem
-    return BuildContext(files)
+    return BuildContext("coldframe/runtime", files)
 
 
 def base_image(dockerfile: str) -> str:
@@ -67,9 +77,13 @@ def base_image(dockerfile: str) -> str:
     found = re.search(r"^FROM\s+(\S+)", dockerfile, re.MULTILINE)
     if found is None:
         raise BuildInputsInvalid(
-            "The Dockerfile has no FROM.", hint="Restore container/sandbox/Dockerfile."
+            "The Dockerfile has no FROM.", hint="Begin it with the image that it starts from."
         )
     return found.group(1)
+
+
+def _files_in(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
 def _runtime_files(runtime_dir: Path) -> Iterator[PurePosixPath]:

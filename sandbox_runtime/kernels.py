@@ -217,7 +217,7 @@ class Kernel:
         complaints, its_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(its_end, True)
         argv = [
-            str(settings.python),
+            settings.python,
             str(connection_file.with_name("kernel.py")),
             "-f",
             str(connection_file),

@@ -19,7 +19,7 @@ class SettingsError(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What differs between one sandbox and the next. Paths are absolute."""
+    """What differs between one sandbox and the next. Paths are absolute, but for `python`."""
 
     socket: Path
     token_file: Path
@@ -36,8 +36,8 @@ class Settings:
     scratch: Path
     """A directory of the runtime's, in which user programs open what they know the name of."""
     workspace: Path
-    python: Path
-    """The user's interpreter, for kernels."""
+    python: str
+    """The user's interpreter, for kernels: a path, or a name to look for in the user's PATH."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -49,12 +49,12 @@ class Settings:
             uid=reader.id("UID", 1000),
             gid=reader.id("GID", 1000),
             home=reader.path("HOME", "/home/sandbox"),
-            user_env=reader.path("USER_ENV", "/etc/coldframe/user-env"),
+            user_env=reader.path("USER_ENV", "/run/coldframe/user-env"),
             cgroup=reader.path("CGROUP", "/cg") if env.get(PREFIX + "CGROUP") != "" else None,
             limits=reader.paths("LIMITS"),
             scratch=reader.path("SCRATCH", "/run/coldframe-scratch"),
             workspace=reader.path("WORKSPACE", "/workspace"),
-            python=reader.path("PYTHON", "/usr/bin/python3"),
+            python=env.get(PREFIX + "PYTHON", "python3"),
         )
         if reader.mistakes:
             raise SettingsError("; ".join(reader.mistakes))

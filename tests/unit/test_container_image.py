@@ -1,4 +1,4 @@
-"""What the sandbox image is made from, what it is called, and what is told of its build."""
+"""What our images are made from, what it is called, and what is told of its build."""
 
 import io
 import tarfile
@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from container.base_image import debian_suite
-from container.build_context import BuildContext, base_image, collect_context
+from container.build_context import (
+    BuildContext,
+    base_image,
+    runtime_context,
+    sandbox_context,
+)
 from container.build_stream import BuildReport, Failed, Output, StepStarted, parse_message
 from container.ca_bundle import HOST_BUNDLE, find_ca_bundle, read_ca_bundle
 from container.errors import BaseImageUnavailable, BuildInputsInvalid, ImageNamesInvalid
@@ -18,7 +23,7 @@ from container.image_names import (
     render_image_names,
 )
 
-IMAGE_DIR = Path(__file__).parents[2] / "container" / "sandbox"
+CONTAINER_DIR = Path(__file__).parents[2] / "container"
 PEM = b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 
@@ -32,7 +37,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_context_holds_the_image_files_the_runtime_and_the_ca_bundle(checkout: Path) -> None:
+def test_the_runtimes_context_holds_image_files_code_and_the_ca_bundle(checkout: Path) -> None:
     context = _context(checkout)
 
     assert set(context.files) == {
@@ -76,31 +81,38 @@ def test_a_change_of_any_input_changes_the_tag(checkout: Path, path: str) -> Non
 
 
 def test_another_ca_bundle_changes_the_tag(checkout: Path) -> None:
-    other = collect_context(
-        image_dir=checkout / "image", runtime_dir=checkout / "runtime", ca_pem=PEM + PEM
-    )
+    one = sandbox_context(image_dir=checkout / "image", ca_pem=PEM)
+    other = sandbox_context(image_dir=checkout / "image", ca_pem=PEM + PEM)
 
-    assert other.tag != _context(checkout).tag
+    assert one.tag != other.tag
+
+
+def test_a_change_of_the_runtime_leaves_the_sandbox_image_as_it_is(checkout: Path) -> None:
+    before = sandbox_context(image_dir=checkout / "image", ca_pem=PEM)
+
+    _write(checkout / "runtime/__main__.py", "# changed\n")
+
+    assert sandbox_context(image_dir=checkout / "image", ca_pem=PEM).tag == before.tag
 
 
 def test_the_digest_does_not_depend_on_the_order_of_the_files() -> None:
-    one = BuildContext({"a": b"1", "b": b"2"})
-    other = BuildContext({"b": b"2", "a": b"1"})
+    one = BuildContext("coldframe/x", {"a": b"1", "b": b"2"})
+    other = BuildContext("coldframe/x", {"b": b"2", "a": b"1"})
 
     assert one.digest == other.digest
 
 
 def test_bytes_that_move_from_one_file_to_its_neighbour_change_the_digest() -> None:
-    one = BuildContext({"a": b"12", "b": b"3"})
-    other = BuildContext({"a": b"1", "b": b"23"})
+    one = BuildContext("coldframe/x", {"a": b"12", "b": b"3"})
+    other = BuildContext("coldframe/x", {"a": b"1", "b": b"23"})
 
     assert one.digest != other.digest
 
 
 def test_the_tag_is_the_first_twelve_hex_digits_of_the_digest() -> None:
-    context = BuildContext({"a": b"1"})
+    context = BuildContext("coldframe/x", {"a": b"1"})
 
-    assert context.tag == f"coldframe/sandbox:{context.digest[:12]}"
+    assert context.tag == f"coldframe/x:{context.digest[:12]}"
 
 
 def test_the_archive_holds_exactly_the_hashed_files_and_is_the_same_each_time(
@@ -125,8 +137,13 @@ def test_the_base_image_is_what_the_first_from_names() -> None:
     assert base_image("# a comment\nFROM debian:trixie-slim AS x\nFROM y\n") == "debian:trixie-slim"
 
 
-def test_our_own_dockerfile_starts_from_an_image_that_can_be_made_without_a_registry() -> None:
-    assert debian_suite(base_image((IMAGE_DIR / "Dockerfile").read_text())) == "bookworm"
+@pytest.mark.parametrize("name", ["sandbox", "runtime"])
+def test_our_own_dockerfiles_start_from_an_image_that_can_be_made_without_a_registry(
+    name: str,
+) -> None:
+    dockerfile = (CONTAINER_DIR / name / "Dockerfile").read_text()
+
+    assert debian_suite(base_image(dockerfile)) == "bookworm"
 
 
 def test_only_debian_can_be_made_without_a_registry() -> None:
@@ -136,24 +153,16 @@ def test_only_debian_can_be_made_without_a_registry() -> None:
     assert "docker load" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["user", "runtime", "node"])
-def test_every_package_in_the_image_is_pinned(name: str) -> None:
-    lines = (IMAGE_DIR / f"{name}-requirements.txt").read_text().splitlines()
+@pytest.mark.parametrize(
+    "path", sorted(CONTAINER_DIR.glob("*/*requirements.txt")), ids=lambda path: path.name
+)
+def test_every_package_in_our_images_is_pinned(path: Path) -> None:
+    lines = path.read_text().splitlines()
 
     packages = [line for line in lines if not line.startswith("#")]
 
     assert packages
     assert all("==" in package for package in packages)
-
-
-def test_user_env_is_one_variable_a_line() -> None:
-    lines = (IMAGE_DIR / "user-env").read_text().splitlines()
-
-    variables = dict(line.split("=", 1) for line in lines)
-
-    assert len(variables) == len(lines)
-    assert variables["HOME"] == "/home/sandbox"
-    assert variables["PATH"].startswith("/home/sandbox/.local/bin:")
 
 
 def test_the_operators_ca_bundle_goes_before_the_hosts() -> None:
@@ -286,7 +295,7 @@ def test_a_failure_is_told_with_the_last_output_of_its_own_step() -> None:
 
 
 def _context(checkout: Path) -> BuildContext:
-    return collect_context(
+    return runtime_context(
         image_dir=checkout / "image", runtime_dir=checkout / "runtime", ca_pem=PEM
     )
 

@@ -25,6 +25,13 @@ from workers.drivers.driver import (
     limits_of,
     owner_of,
 )
+from workers.drivers.user_environment import (
+    CA_BUNDLE_MOUNT,
+    MOUNTED,
+    parse_image_environment,
+    user_environment,
+    write_user_environment,
+)
 from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
 from workers.settings import SandboxDefaults
 
@@ -34,8 +41,11 @@ API_VERSION = "1.41"
 """Docker Engine 20.10 and later."""
 REMOVE_DEADLINE_S = 30.0
 EGRESS_NETWORK = "coldframe-egress"
-RUNTIME_COMMAND = ["/opt/coldframe/venv/bin/python", "-I", "-B", "-m", "sandbox_runtime"]
-CA_BUNDLE_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
+RUNTIME_MOUNT = "/opt/coldframe"
+RUNTIME_COMMAND = [
+    *(f"{RUNTIME_MOUNT}/bin/python3", "-I", "-B", "-X", "utf8"),
+    *("-m", "sandbox_runtime"),
+]
 CGROUP_MOUNT = "/cg"
 RUNTIME_CPU_SHARES = 1024
 
@@ -67,11 +77,12 @@ class DockerDriver:
         self._runtime = RuntimeEnvironment(
             user_id=USER_ID,
             group_id=USER_ID,
-            python="/usr/bin/python3",
-            user_env="/etc/coldframe/user-env",
+            python="python3",
+            user_env=MOUNTED,
         )
         self._cgroups = SandboxCgroups(find_hierarchies(), self._owner)
         self._cgroup_driver: str | None = None
+        self._image_environments: dict[str, dict[str, str]] = {}
         self._docker = docker.DockerClient.from_env(timeout=ENGINE_TIMEOUT_S, version=API_VERSION)
         self._probe = docker.DockerClient.from_env(timeout=CHECK_TIMEOUT_S, version=API_VERSION)
 
@@ -79,6 +90,7 @@ class DockerDriver:
         with _engine_errors():
             self._probe.ping()
         self._image("default")
+        self._runtime_tree()
         warnings = []
         if not self._cgroups.kills:
             warnings.append(
@@ -94,7 +106,14 @@ class DockerDriver:
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         limits = limits_of(sandbox.spec, self._defaults)
+        image_id = self._image(sandbox.spec.image)
+        image_environment = self._image_environment(image_id)
+        with_certificates = self._ca_bundle is not None
+        write_user_environment(
+            directory, user_environment(image_environment, with_certificates=with_certificates)
+        )
         mounts = [_bind(directory.run, RUN_MOUNT)]
+        mounts.append(_bind(self._runtime_tree(), RUNTIME_MOUNT, read_only=True))
         mounts += [_bind(directory.volume / name, at) for name, at in VOLUME_MOUNTS.items()]
         if self._ca_bundle:
             mounts.append(_bind(self._ca_bundle.resolve(), CA_BUNDLE_MOUNT, read_only=True))
@@ -103,7 +122,7 @@ class DockerDriver:
                 groups = self._make_groups(sandbox.id, limits)
                 mounts += [_bind(group, _group_mount(name)) for name, group in groups.items()]
                 container = self._docker.containers.create(
-                    self._image(sandbox.spec.image),
+                    image_id,
                     RUNTIME_COMMAND,
                     entrypoint=[],
                     name=_container_name(sandbox.id),
@@ -132,9 +151,12 @@ class DockerDriver:
                         "coldframe.node": self._node_id,
                         "coldframe.sandbox": sandbox.id,
                     },
-                    environment=self._runtime.variables(
-                        _group_mount(JOBS) if JOBS in groups else "",
-                        limits=[_group_mount(name) for name in groups if name != JOBS],
+                    environment=_only(
+                        self._runtime.variables(
+                            _group_mount(JOBS) if JOBS in groups else "",
+                            limits=[_group_mount(name) for name in groups if name != JOBS],
+                        ),
+                        image_environment,
                     ),
                 )
                 container.start()
@@ -239,6 +261,23 @@ class DockerDriver:
             raise CreateFailed(f"no image is named {name!r}; there are {', '.join(images)}")
         return str(images[name])
 
+    def _image_environment(self, image_id: str) -> dict[str, str]:
+        """What the image names for its programs; an id stands for one image for good."""
+        if image_id not in self._image_environments:
+            with _engine_errors():
+                config = self._docker.images.get(image_id).attrs["Config"]
+            # An image that was imported may have none at all.
+            lines = (config or {}).get("Env") or []
+            self._image_environments[image_id] = parse_image_environment(lines)
+        return self._image_environments[image_id]
+
+    def _runtime_tree(self) -> Path:
+        """What `current` leads to now: a sandbox keeps its own when there is a newer one."""
+        try:
+            return (self._state_dir / "runtime" / "current").resolve(strict=True)
+        except OSError as error:
+            raise DriverUnavailable("no runtime was made here yet (make up)") from error
+
     def _network(self, network: Network) -> str:
         if network is Network.NONE:
             return "none"
@@ -280,6 +319,15 @@ def _bind(source: Path, target: str, *, read_only: bool = False) -> Mount:
 
 def _group_mount(name: str) -> str:
     return f"{CGROUP_MOUNT}/{name}"
+
+
+def _only(variables: dict[str, str], image: dict[str, str]) -> list[str]:
+    """`variables`, and nothing of the image's: it could name a library for the runtime to load.
+
+    But for PATH, which serves who looks into a container with `docker exec`.
+    """
+    unset = [name for name in image if name not in variables and name != "PATH"]
+    return [*(f"{name}={value}" for name, value in variables.items()), *unset]
 
 
 def _container_name(sandbox_id: str) -> str:

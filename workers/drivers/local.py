@@ -25,6 +25,13 @@ from workers.drivers.driver import (
     owner_of,
     sandboxes_root,
 )
+from workers.drivers.user_environment import (
+    DEFAULTS,
+    MOUNTED,
+    OWN_PROGRAMS,
+    user_environment,
+    write_user_environment,
+)
 from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
 
 WARNING = (
@@ -37,16 +44,6 @@ END_TIMEOUT_S = 10.0
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN")
 SYSTEM_DIRECTORIES = ("/usr", "/etc", "/opt")
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
-
-USER_ENV = """HOME=/home/sandbox
-USER=sandbox
-LOGNAME=sandbox
-SHELL=/bin/bash
-PATH={python_bin}:/home/sandbox/.local/bin:/usr/local/bin:/usr/bin:/bin
-LANG=C.UTF-8
-TMPDIR=/var/tmp
-NPM_CONFIG_PREFIX=/home/sandbox/.local
-"""
 
 
 class LocalDriver:
@@ -70,7 +67,7 @@ class LocalDriver:
             user_id=self.user_id,
             group_id=self._group_id,
             python=str(self._python),
-            user_env=f"{RUN_MOUNT}/user-env",
+            user_env=MOUNTED,
         )
 
     def check(self) -> list[str]:
@@ -79,8 +76,8 @@ class LocalDriver:
         return [WARNING]
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
-        python_bin = self._python.parent
-        (directory.run / "user-env").write_text(USER_ENV.format(python_bin=python_bin))
+        path = f"{self._python.parent}:{OWN_PROGRAMS}:{DEFAULTS['PATH']}"
+        write_user_environment(directory, user_environment({"PATH": path}, with_certificates=False))
         (directory.run / "passwd").write_text(
             "root:x:0:0:root:/root:/bin/sh\n"
             f"sandbox:x:{self.user_id}:{self._group_id}::/home/sandbox:/bin/bash\n"
