@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import posixpath
 import re
@@ -12,7 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from sandbox_runtime.processes import JobGroup, UserPrograms
-from sandbox_runtime.protocol.errors import ArchiveRefused, InvalidRequest
+from sandbox_runtime.protocol.errors import ArchiveRefused, DiskFull, InvalidRequest
 from sandbox_runtime.settings import Settings
 
 UNPACK_TIMEOUT_S = 600.0
@@ -22,6 +23,9 @@ MAX_COMPLAINT_BYTES = 64 * 1024
 
 COMPRESSIONS = {b"\x1f\x8b": "--gzip", b"BZh": "--bzip2", b"\xfd7zXZ\x00": "--xz"}
 """Each by the bytes that it begins with."""
+
+_NO_SPACE = re.compile(f"{os.strerror(errno.ENOSPC)}|Wrote only")
+"""Tar's words where a write of it was cut short, or failed."""
 
 # The directory is made and entered by the user, too.
 _SCRIPT = 'mkdir -p -- "$1" && cd -- "$1" && shift && exec tar "$@"'
@@ -38,7 +42,7 @@ async def unpack(
 
     `path` lies in the workspace, by its name; what it leads to, and what the archive's members
     lead to, is for the user's own rights to decide. Members that were unpacked before the archive
-    proved broken stay. Raises `ArchiveRefused`, or `InvalidRequest` for the path.
+    proved broken stay. Raises `ArchiveRefused`, `DiskFull`, or `InvalidRequest` for the path.
     """
     _check_path(path, settings.workspace)
     head, rest = await _head(stream)
@@ -51,6 +55,8 @@ async def unpack(
         raise ArchiveRefused(f"not unpacked within {UNPACK_TIMEOUT_S:.0f} s") from None
     finally:
         await group.close()
+    if exit_code != 0 and _NO_SPACE.search(complaint):
+        raise DiskFull("the archive does not fit on the sandbox's disk")
     if exit_code != 0:
         raise ArchiveRefused(complaint or f"tar ended with exit code {exit_code}")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import signal
 import time
 from collections.abc import Coroutine
@@ -18,6 +20,7 @@ from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.kernels import CellReport, Kernel, KernelLost, KernelNotStarted
 from sandbox_runtime.output import Output
 from sandbox_runtime.processes import UserPrograms
+from sandbox_runtime.protocol.errors import DiskFull
 from sandbox_runtime.protocol.events import (
     CellException,
     Complete,
@@ -309,6 +312,13 @@ async def _unless(cancellation: Cancellation, work: Coroutine[Any, Any, T]) -> T
 def _not_started(error: KernelNotStarted) -> Error:
     if error.missing:
         return _interpreter_missing(str(error))
+    if os.strerror(errno.ENOSPC) in str(error):
+        return Error(
+            timestamp=timestamp(),
+            code=DiskFull.code,
+            error="The context's interpreter needs a few files, and the sandbox's disk is full.",
+            hint=DiskFull.hint,
+        )
     return Error(
         timestamp=timestamp(),
         code="context_unavailable",

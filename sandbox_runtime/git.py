@@ -30,6 +30,7 @@ from sandbox_runtime.delegates import DelegateLost
 from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.output import Output
 from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.protocol.errors import DiskFull
 from sandbox_runtime.protocol.events import Complete, Conclusion, Error, Progress, Start, Stream
 from sandbox_runtime.protocol.requests import CheckoutRequest
 from sandbox_runtime.settings import Settings
@@ -70,6 +71,7 @@ _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*|\[?[0-9A-Fa-f:.]+\]?")
 _CREDENTIALS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/]*@")
 
 _HINTS = {
+    "disk_full": DiskFull.hint,
     "ref_not_found": "Check the name; a commit is given in full, with 40 digits.",
     "authentication_failed": (
         "Check the credentials. Where there are none, the repository may also not exist: "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 MESSAGES = {
+    "disk_full": "The repository does not fit on the sandbox's disk.",
     "ref_not_found": "The repository has no branch, tag or commit of this name.",
     "authentication_failed": "The repository refuses access with these credentials, or needs some.",
     "network_error": "The repository's server cannot be reached, or broke the connection.",
@@ -15,6 +16,7 @@ MESSAGES = {
 """What is said of each error code."""
 
 _PATTERNS = (
+    ("disk_full", r"No space left on device"),
     (
         "ref_not_found",
         r"Remote branch .* not found|couldn't find remote ref|not our ref|no such ref|"

@@ -89,6 +89,7 @@ Labels: TypeAlias = Annotated[
 Cpus: TypeAlias = Annotated[float, Meta(ge=0.01, le=256)]
 MemoryMb: TypeAlias = Annotated[int, Meta(ge=64, le=1_048_576)]
 Pids: TypeAlias = Annotated[int, Meta(ge=32, le=65_536)]
+DiskMb: TypeAlias = Annotated[int, Meta(ge=64, le=1_048_576)]
 TimeoutMs: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)]
 OutputLimit: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_OUTPUT_LIMIT_BYTES)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
@@ -116,6 +117,7 @@ class SandboxRequest(_Request, frozen=True, kw_only=True):
     cpus: Cpus | UnsetType = UNSET
     memory_mb: MemoryMb | UnsetType = UNSET
     pids: Pids | UnsetType = UNSET
+    disk_mb: DiskMb | UnsetType = UNSET
 
     def to_spec(self) -> SandboxSpec:
         return msgspec.structs.replace(SandboxSpec(), **self._given())
@@ -227,6 +229,7 @@ class BuildSandboxRequest(_Request, frozen=True, kw_only=True):
     cpus: Cpus | None = None
     memory_mb: MemoryMb | None = None
     pids: Pids | None = None
+    disk_mb: DiskMb | None = None
 
 
 class BuildRequest(_Request, frozen=True, kw_only=True):
@@ -273,6 +276,7 @@ class BuildRequest(_Request, frozen=True, kw_only=True):
                 cpus=self.sandbox.cpus,
                 memory_mb=self.sandbox.memory_mb,
                 pids=self.sandbox.pids,
+                disk_mb=self.sandbox.disk_mb,
             ),
         )
 
@@ -434,6 +438,7 @@ class SandboxView(_Answer, frozen=True, kw_only=True):
     cpus: float | UnsetType = UNSET
     memory_mb: int | UnsetType = UNSET
     pids: int | UnsetType = UNSET
+    disk_mb: int | UnsetType = UNSET
     created_at: str
     error: JobErrorView | UnsetType = UNSET
 
@@ -527,6 +532,7 @@ def sandbox_view(sandbox: Sandbox) -> SandboxView:
         cpus=_or_unset(spec.cpus),
         memory_mb=_or_unset(spec.memory_mb),
         pids=_or_unset(spec.pids),
+        disk_mb=_or_unset(spec.disk_mb),
         created_at=sandbox.created_at,
         error=error_view(sandbox.error),
     )

@@ -229,7 +229,8 @@ class Sandboxes:
         with self._lock:
             self._in_the_making.add(sandbox.id)
         try:
-            token = directory.prepare(self._driver.user_id)
+            volume_bytes = self._driver.volume_bytes(sandbox.spec)
+            token = directory.prepare(self._driver.user_id, volume_bytes)
             self._driver.create(sandbox, directory)
             client = RuntimeClient(directory.socket, token)
             boot_id = self._first_ping(sandbox.id, client)

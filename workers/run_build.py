@@ -127,6 +127,7 @@ class BuildRunner:
                 cpus=asked.cpus,
                 memory_mb=asked.memory_mb,
                 pids=asked.pids,
+                disk_mb=asked.disk_mb,
                 labels={"coldframe/build": job.id},
             ),
         )

@@ -4,6 +4,7 @@
     state.json   the sandbox as its node knows it, and its token: the truth about what is here
     run/         the runtime's socket and token file; the container sees it as /run/coldframe
     volume/      workspace, home, app, build, src, test, tmp: all that the user may write
+    volume.img   what is mounted there, where volumes are bounded; then run/ is a mount, too
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from workers import mounts
 from workers.contract.sandboxes import Sandbox
 
 USER_ID = 1000
@@ -61,10 +63,19 @@ class SandboxDirectory:
     def volume(self) -> Path:
         return self.path / "volume"
 
-    def prepare(self, user_id: int) -> str:
-        """Makes the directories; returns the token that its runtime will want."""
-        for directory in (self.path, self.run, self.volume):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def prepare(self, user_id: int, volume_bytes: int | None) -> str:
+        """Makes the directories; returns the token that its runtime will want.
+
+        `volume_bytes` bounds the volume, which is kept where there is one; None: it is a plain
+        directory. Raises `OSError`.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if volume_bytes is not None:
+            mounts.mount_run(self.run)
+            mounts.mount_volume(self.path / "volume.img", self.volume, volume_bytes)
+        for directory in (self.run, self.volume):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            directory.chmod(0o700)
         token = secrets.token_urlsafe(32)
         _write_private(self.run / "token", token.encode())
         for name in VOLUME_MOUNTS:
@@ -88,6 +99,9 @@ class SandboxDirectory:
             return None
 
     def delete(self) -> None:
+        """Fine where it is gone, or was made in part."""
+        for directory in (self.run, self.volume):
+            mounts.unmount(directory)
         # rm, not shutil: a tree that user code made can be deeper than Python recurses.
         subprocess.run(["rm", "-rf", "--one-file-system", "--", self.path], check=True, timeout=120)
 

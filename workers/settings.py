@@ -20,6 +20,9 @@ class SandboxDefaults:
     cpus: float
     memory_mb: int
     pids: int
+    disk_mb: int
+    disk_reserve_mb: int
+    """What is to stay free of the node's disk: with less, no sandbox is made."""
     build_network: Network
     """Builds fetch what they need; other sandboxes ask for a network."""
 
@@ -61,6 +64,8 @@ class Settings:
                 cpus=environment.number("COLDFRAME_SANDBOX_CPUS", 1.0, at_least=0.01),
                 memory_mb=environment.integer("COLDFRAME_SANDBOX_MEMORY_MB", 1024, at_least=64),
                 pids=environment.integer("COLDFRAME_SANDBOX_PIDS", 512, at_least=32),
+                disk_mb=environment.integer("COLDFRAME_SANDBOX_DISK_MB", 2048, at_least=64),
+                disk_reserve_mb=environment.integer("COLDFRAME_DISK_RESERVE_MB", 1024, at_least=0),
                 build_network=Network(
                     environment.choice("COLDFRAME_BUILD_NETWORK", "egress", tuple(Network))
                 ),

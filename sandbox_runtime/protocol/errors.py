@@ -10,6 +10,7 @@ RuntimeFault
 ├── TooManyExecutions     the runtime already holds as many executions as it may
 ├── ContextUnavailable    the interpreter of a code context cannot be started
 ├── ArchiveRefused        an uploaded archive cannot be unpacked
+├── DiskFull              what was to be written has no room on the sandbox's volume
 └── RuntimeUnreachable    nobody answers on the sandbox's socket, or what answers is not our runtime
 """
 
@@ -109,6 +110,14 @@ class ArchiveRefused(RuntimeFault):
     hint = "Send a tar archive: plain, or compressed with gzip, bzip2 or xz."
 
 
+class DiskFull(RuntimeFault):
+    """What was to be written has no room on the sandbox's volume."""
+
+    code = "disk_full"
+    http_status = 507
+    hint = "Delete files that are no longer needed, or use a sandbox with a larger diskMb."
+
+
 class RuntimeUnreachable(RuntimeFault):
     """Nobody answers on the sandbox's socket, or what answers is not our runtime."""
 
@@ -128,6 +137,7 @@ FAULTS: dict[str, type[RuntimeFault]] = {
         TooManyExecutions,
         ContextUnavailable,
         ArchiveRefused,
+        DiskFull,
         RuntimeUnreachable,
     )
 }

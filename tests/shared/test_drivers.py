@@ -63,7 +63,8 @@ class Node:
             created_at="2026-01-01T00:00:00.000Z",
         )
         directory = SandboxDirectory(self.root, sandbox.id)
-        token = directory.prepare(self.driver.user_id)
+        volume_bytes = self.driver.volume_bytes(sandbox.spec)
+        token = directory.prepare(self.driver.user_id, volume_bytes)
         try:
             self.driver.create(sandbox, directory)
             client = RuntimeClient(directory.socket, token)

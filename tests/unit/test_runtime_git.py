@@ -122,7 +122,7 @@ def test_credentials_are_taken_out_of_urls() -> None:
         ("fatal: unable to access '': SSL certificate problem: self-signed", "network_error"),
         ("error: RPC failed; curl 92\nfatal: early EOF", "network_error"),
         ("fatal: could not create work tree dir 'x': Permission denied", "checkout_failed"),
-        ("error: unable to write file x: No space left on device", "checkout_failed"),
+        ("error: unable to write file x: No space left on device", "disk_full"),
         ("", "checkout_failed"),
     ],
 )

@@ -77,6 +77,7 @@ class BuildSandbox(_Value, frozen=True):
     cpus: float | None = None
     memory_mb: int | None = None
     pids: int | None = None
+    disk_mb: int | None = None
 
 
 class BuildSpec(_Value, frozen=True, tag="build", tag_field="kind"):

@@ -48,6 +48,7 @@ class SandboxSpec(_Value, frozen=True):
     cpus: float | None = None
     memory_mb: int | None = None
     pids: int | None = None
+    disk_mb: int | None = None
 
 
 class Sandbox(_Value, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tomllib
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import docker.errors
 import requests
 from docker.types import LogConfig, Mount, Ulimit
 
-from workers.contract.sandboxes import Network, Sandbox
+from workers import mounts
+from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.drivers.cgroups import JOBS, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
     RUNTIME_LIMITS,
@@ -35,6 +37,7 @@ from workers.drivers.user_environment import (
 from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
 from workers.settings import SandboxDefaults
 
+MIB = 1024 * 1024
 ENGINE_TIMEOUT_S = 30
 CHECK_TIMEOUT_S = 2
 API_VERSION = "1.41"
@@ -52,11 +55,15 @@ RUNTIME_CPU_SHARES = 1024
 CAPABILITIES = ["SETUID", "SETGID", "KILL", "CHOWN"]
 """The runtime's. User code has none."""
 
-TMPFS = {
-    # Docker adds noexec unless exec is said.
-    "/tmp": "rw,nosuid,nodev,exec,size=64m,nr_inodes=16384,mode=1777",
-    # Commands and their standard input on their way to a shell.
-    "/run": "rw,nosuid,nodev,noexec,size=32m,nr_inodes=16384,mode=755",
+SHARED_BYTES = 64 * MIB
+"""The most that /tmp and /dev/shm hold, each. It counts as user code's memory."""
+
+ULIMITS = {
+    "nofile": 4096,
+    "core": 0,
+    "msgqueue": 0,
+    "memlock": 65536,
+    "sigpending": 1024,
 }
 
 
@@ -83,6 +90,8 @@ class DockerDriver:
         self._cgroups = SandboxCgroups(find_hierarchies(), self._owner)
         self._cgroup_driver: str | None = None
         self._image_environments: dict[str, dict[str, str]] = {}
+        self._why_plain: str | None = None
+        """Why volumes are plain directories; empty where they are not, None: not known yet."""
         self._docker = docker.DockerClient.from_env(timeout=ENGINE_TIMEOUT_S, version=API_VERSION)
         self._probe = docker.DockerClient.from_env(timeout=CHECK_TIMEOUT_S, version=API_VERSION)
 
@@ -102,7 +111,23 @@ class DockerDriver:
                 "control groups cannot be written: a sandbox's user code shares its limits with "
                 "its runtime, and can end it by using them up"
             )
+        if reason := self._why_plain_volumes():
+            warnings.append(
+                f"volumes are plain directories, without a bound on what user code writes: {reason}"
+            )
         return warnings
+
+    def volume_bytes(self, spec: SandboxSpec) -> int | None:
+        if self._why_plain_volumes():
+            return None
+        disk = os.statvfs(self._state_dir)
+        free_mb = disk.f_bavail * disk.f_frsize // MIB
+        if free_mb < self._defaults.disk_reserve_mb:
+            raise DriverUnavailable(
+                f"the node's disk is nearly full: {free_mb} MiB are free, of which "
+                f"{self._defaults.disk_reserve_mb} MiB are kept"
+            )
+        return (spec.disk_mb or self._defaults.disk_mb) * MIB
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         limits = limits_of(sandbox.spec, self._defaults)
@@ -112,6 +137,8 @@ class DockerDriver:
         write_user_environment(
             directory, user_environment(image_environment, with_certificates=with_certificates)
         )
+        # Memory that a file in them takes is not given back: both full, half of it is left.
+        shared_bytes = min(SHARED_BYTES, limits.memory_bytes // 4)
         mounts = [_bind(directory.run, RUN_MOUNT)]
         mounts.append(_bind(self._runtime_tree(), RUNTIME_MOUNT, read_only=True))
         mounts += [_bind(directory.volume / name, at) for name, at in VOLUME_MOUNTS.items()]
@@ -134,15 +161,14 @@ class DockerDriver:
                     cap_add=CAPABILITIES,
                     security_opt=["no-new-privileges:true"],
                     ipc_mode="private",
-                    shm_size="64m",
+                    shm_size=shared_bytes,
                     network=self._network(sandbox.spec.network),
                     read_only=True,
-                    tmpfs=TMPFS,
+                    tmpfs=_tmpfs(shared_bytes),
                     mounts=mounts,
                     **self._container_limits(sandbox.id, limits),
                     ulimits=[
-                        Ulimit(name="nofile", soft=4096, hard=4096),
-                        Ulimit(name="core", soft=0, hard=0),
+                        Ulimit(name=name, soft=most, hard=most) for name, most in ULIMITS.items()
                     ],
                     log_config=LogConfig(type="none"),
                     healthcheck={"test": ["NONE"]},
@@ -199,6 +225,11 @@ class DockerDriver:
                 network.remove()
             except docker.errors.APIError:
                 pass  # Another node on this machine still uses it.
+
+    def _why_plain_volumes(self) -> str:
+        if self._why_plain is None:
+            self._why_plain = mounts.why_not(self._state_dir)
+        return self._why_plain
 
     def _make_groups(self, sandbox_id: str, limits: Limits) -> dict[str, Path]:
         try:
@@ -315,6 +346,15 @@ def _engine_errors() -> Iterator[None]:
 
 def _bind(source: Path, target: str, *, read_only: bool = False) -> Mount:
     return Mount(target=target, source=str(source), type="bind", read_only=read_only)
+
+
+def _tmpfs(shared_bytes: int) -> dict[str, str]:
+    return {
+        # Docker adds noexec unless exec is said.
+        "/tmp": f"rw,nosuid,nodev,exec,size={shared_bytes},nr_inodes=16384,mode=1777",
+        # Commands and their standard input on their way to a shell.
+        "/run": "rw,nosuid,nodev,noexec,size=32m,nr_inodes=16384,mode=755",
+    }
 
 
 def _group_mount(name: str) -> str:

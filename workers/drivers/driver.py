@@ -71,6 +71,12 @@ class Driver(Protocol):
     def check(self) -> list[str]:
         """What an operator should know, one warning each. Raises `DriverUnavailable`."""
 
+    def volume_bytes(self, spec: SandboxSpec) -> int | None:
+        """How much a sandbox's volume is to hold; None: it is a plain directory, without a bound.
+
+        Raises `DriverUnavailable` where the node's disk is nearly full.
+        """
+
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         """Starts the runtime of a sandbox whose directory is prepared. Raises `DriverFault`.
 

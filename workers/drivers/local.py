@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from workers.contract.sandboxes import Network, Sandbox
+from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.drivers.cgroups import JOBS, Hierarchies, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
     CreateFailed,
@@ -74,6 +74,9 @@ class LocalDriver:
         if shutil.which("bwrap") is None:
             raise DriverUnavailable("bubblewrap is not installed (apt-get install bubblewrap)")
         return [WARNING]
+
+    def volume_bytes(self, spec: SandboxSpec) -> int | None:
+        return None
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         path = f"{self._python.parent}:{OWN_PROGRAMS}:{DEFAULTS['PATH']}"
