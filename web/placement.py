@@ -10,7 +10,7 @@ from web.errors import SandboxStarting
 from web.readers import Reader, Readers
 from workers.contract.errors import NoNode, SandboxFailed, SandboxNotFound
 from workers.contract.queue import ControlChannel, RemoveSandbox
-from workers.contract.sandboxes import Sandbox, SandboxState
+from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxState
 from workers.contract.store import NodeStore, SandboxStore, changed_channel
 
 LOOK_S = 1.0
@@ -43,6 +43,10 @@ class Placement:
         self._create_limit_s = create_limit_s
         self._remove_limit_s = remove_limit_s
         self._monotonic = monotonic
+
+    def nodes(self) -> list[NodeRecord]:
+        """Those whose heartbeat is fresh. Raises `StoreUnavailable`."""
+        return self._nodes.all()
 
     def check_nodes(self) -> None:
         """Raises `NoNode`, with what the nodes say of themselves."""

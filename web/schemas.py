@@ -498,6 +498,8 @@ class NodeView(_Answer, frozen=True, kw_only=True):
     job_limit: int
     heartbeat_at: str
     warnings: list[str]
+    engine: str
+    """What makes its sandboxes, with its version."""
 
 
 class NodesPage(_Answer, frozen=True, kw_only=True):
@@ -506,10 +508,21 @@ class NodesPage(_Answer, frozen=True, kw_only=True):
     nodes: list[NodeView]
 
 
+class NodeHealth(_Answer, frozen=True, kw_only=True):
+    """Whether a node makes sandboxes. Seen without a key, so its warnings are only counted."""
+
+    id: str
+    ready: bool
+    problem: str | UnsetType = UNSET
+    warnings: int
+
+
 class Health(_Answer, frozen=True, kw_only=True):
     """That a program is up, or (`ready`) that it can be of use."""
 
     status: str
+    nodes: list[NodeHealth] | UnsetType = UNSET
+    """Of `GET /healthz`, while Redis answers."""
 
 
 def language_of(name: str) -> str:
@@ -579,6 +592,16 @@ def node_view(node: NodeRecord) -> NodeView:
         job_limit=node.job_limit,
         heartbeat_at=node.heartbeat_at,
         warnings=node.warnings,
+        engine=node.engine,
+    )
+
+
+def node_health(node: NodeRecord) -> NodeHealth:
+    return NodeHealth(
+        id=node.id,
+        ready=node.ready,
+        problem=node.problem or UNSET,
+        warnings=len(node.warnings),
     )
 
 

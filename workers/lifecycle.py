@@ -65,6 +65,8 @@ class Sandboxes:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Sandbox, Place]] = {}
         self._in_the_making: set[str] = set()
+        self.proven = threading.Event()
+        """Set once the node has passed its self-test; until then it makes no sandbox."""
         self.adopted = threading.Event()
         """Set once it is known what lives here; until then no sandbox counts as missing."""
 
@@ -93,7 +95,7 @@ class Sandboxes:
 
         Also where this one is not ready: who asked for the sandbox asks again.
         """
-        if not self.adopted.wait(START_DEADLINE_S):
+        if not self.proven.wait(START_DEADLINE_S):
             return False
         sandbox = self._records.claim_for_node(sandbox_id, self._node_id)
         if sandbox is None:
@@ -224,6 +226,8 @@ class Sandboxes:
                 self.declare_lost(record)
 
     def _make(self, sandbox: Sandbox) -> Sandbox:
+        if not self.proven.wait(START_DEADLINE_S):
+            raise DriverUnavailable("the node has not passed its self-test")
         directory = SandboxDirectory(self._root, sandbox.id)
         started = self._monotonic()
         with self._lock:

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from sandbox_runtime.protocol.requests import CancelReason
-from workers import recovery
+from workers import recovery, self_test
 from workers.clock import timestamp
 from workers.contract.connection import connect
 from workers.contract.errors import Fault, StoreUnavailable
@@ -23,7 +23,7 @@ from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream
 from workers.control import Control
 from workers.drivers.docker import DockerDriver
-from workers.drivers.driver import Driver, DriverFault, sandboxes_root
+from workers.drivers.driver import Driver, DriverFault, DriverUnavailable, sandboxes_root
 from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
@@ -36,6 +36,7 @@ LOCK_PATIENCE_S = 15.0
 REAP_ROUND_S = 10.0
 RECOVER_ROUND_S = 5.0
 CHECK_ROUND_S = 2.0
+SELF_TEST_PAUSE_S = 5.0
 SPARE_CONNECTIONS = 16
 
 log = structlog.get_logger(__name__)
@@ -99,6 +100,7 @@ class Node:
         )
         self._epoch = new_id()
         self._problem = "starting"
+        self._next_self_test_s = 0.0
         self._warnings: list[str] = []
         self._stopped = threading.Event()
         self._lock_file: int | None = None
@@ -151,11 +153,25 @@ class Node:
             if not self.sandboxes.adopted.is_set():
                 self.sandboxes.adopt()
                 recovery.resume_own(self._jobs, self._settings.node_id)
+                return  # Its jobs do not wait for the self-test, which the next round is for.
+            if not self.sandboxes.proven.is_set():
+                self._test_itself()
             self._problem = ""
         except DriverFault as fault:
             self._problem = str(fault)
         except Fault as fault:
             self._problem = fault.message
+
+    def _test_itself(self) -> None:
+        """Raises `DriverUnavailable`; the same as before where it is too early to try again."""
+        if time.monotonic() < self._next_self_test_s:
+            raise DriverUnavailable(self._problem)
+        self._next_self_test_s = time.monotonic() + SELF_TEST_PAUSE_S
+        started_s = time.monotonic()
+        self_test.run(self._driver, sandboxes_root(self._settings.state_dir))
+        self.sandboxes.proven.set()
+        duration_ms = int((time.monotonic() - started_s) * 1000)
+        log.info("self-test passed", engine=self._driver.engine, duration_ms=duration_ms)
 
     def _beat(self) -> None:
         self._nodes.beat(
@@ -169,6 +185,7 @@ class Node:
                 job_limit=self._settings.job_limit,
                 heartbeat_at=timestamp(),
                 warnings=self._warnings,
+                engine=self._driver.engine,
             ),
             life_s=self._settings.heartbeat_s * 5,
         )

@@ -8,7 +8,7 @@ from web.errors import NotReady
 from web.metrics import CONTENT_TYPE, Metrics
 from web.operations import Operation, json_answer
 from web.placement import Placement
-from web.schemas import Health
+from web.schemas import Health, node_health
 from workers.contract.errors import NoNode, StoreUnavailable
 
 
@@ -27,8 +27,12 @@ class HealthRoutes:
         ]
 
     def healthz(self) -> Response:
-        """Whether this process is up. Needs no key."""
-        return json_answer(Health(status="ok"))
+        """Whether this process is up, and whether the nodes passed their self-tests. No key."""
+        try:
+            nodes = [node_health(node) for node in self._placement.nodes()]
+        except StoreUnavailable:
+            return json_answer(Health(status="ok"))
+        return json_answer(Health(status="ok", nodes=nodes))
 
     def readyz(self) -> Response:
         """Whether Redis answers and a node can make sandboxes."""

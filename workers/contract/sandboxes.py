@@ -101,3 +101,5 @@ class NodeRecord(_Value, frozen=True):
     job_limit: int = 0
     heartbeat_at: str = ""
     warnings: list[str] = []
+    engine: str = ""
+    """What makes its sandboxes, with its version."""

@@ -17,12 +17,14 @@ from docker.types import LogConfig, Mount, Ulimit
 
 from workers import mounts
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
+from workers.drivers import advice
 from workers.drivers.cgroups import JOBS, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
     RUNTIME_LIMITS,
     CreateFailed,
     DriverUnavailable,
     Limits,
+    Promise,
     RuntimeEnvironment,
     limits_of,
     owner_of,
@@ -90,17 +92,25 @@ class DockerDriver:
         self._cgroups = SandboxCgroups(find_hierarchies(), self._owner)
         self._cgroup_driver: str | None = None
         self._image_environments: dict[str, dict[str, str]] = {}
+        self.engine = ""
+        self._advice: list[str] = []
         self._why_plain: str | None = None
         """Why volumes are plain directories; empty where they are not, None: not known yet."""
         self._docker = docker.DockerClient.from_env(timeout=ENGINE_TIMEOUT_S, version=API_VERSION)
         self._probe = docker.DockerClient.from_env(timeout=CHECK_TIMEOUT_S, version=API_VERSION)
 
     def check(self) -> list[str]:
-        with _engine_errors():
-            self._probe.ping()
+        try:
+            with _engine_errors():
+                self._probe.ping()
+                if not self.engine:
+                    self._ask_engine()
+        except DriverUnavailable:
+            self.engine = ""  # It may come back as another version.
+            raise
         self._image("default")
         self._runtime_tree()
-        warnings = []
+        warnings = [*self._advice, *advice.of_kernel()]
         if not self._cgroups.kills:
             warnings.append(
                 "cgroup v2 cannot be written: what a job leaves behind in a session of its own "
@@ -116,6 +126,12 @@ class DockerDriver:
                 f"volumes are plain directories, without a bound on what user code writes: {reason}"
             )
         return warnings
+
+    def promise(self, spec: SandboxSpec) -> Promise | None:
+        return Promise(
+            limits=limits_of(spec, self._defaults) if self._cgroups.limits else None,
+            volume_bytes=self.volume_bytes(spec),
+        )
 
     def volume_bytes(self, spec: SandboxSpec) -> int | None:
         if self._why_plain_volumes():
@@ -186,8 +202,11 @@ class DockerDriver:
                     ),
                 )
                 container.start()
-        except Exception:
+        except Exception as error:
             self.remove(sandbox.id)
+            if "bind source path does not exist" in str(error) and directory.volume.is_mount():
+                self._why_plain = "the engine does not see what the worker mounts"
+                raise DriverUnavailable(f"{self._why_plain}; without it from now on") from error
             raise
 
     def set_limits(self, sandbox_id: str, limits: Limits) -> None:
@@ -225,6 +244,13 @@ class DockerDriver:
                 network.remove()
             except docker.errors.APIError:
                 pass  # Another node on this machine still uses it.
+
+    def _ask_engine(self) -> None:
+        components = self._probe.version().get("Components", [])
+        versions = {component["Name"]: component["Version"] for component in components}
+        self._advice = list(advice.of_engine(self._probe.info(), versions))
+        runc = versions.get("runc", "of no known version")
+        self.engine = f"Docker {versions.get('Engine', '')}, runc {runc}"
 
     def _why_plain_volumes(self) -> str:
         if self._why_plain is None:

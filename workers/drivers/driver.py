@@ -61,6 +61,15 @@ RUNTIME_LIMITS = Limits(cpus=0.25, memory_bytes=128 * 1024 * 1024, pids=64)
 that nobody had read yet."""
 
 
+@dataclass(frozen=True)
+class Promise:
+    """What a driver says of a sandbox, for the node to try."""
+
+    limits: Limits | None
+    """User code's own; None: it shares its container's."""
+    volume_bytes: int | None
+
+
 class Driver(Protocol):
     """Makes sandboxes and removes them; knows nothing of jobs. Its methods may take seconds."""
 
@@ -68,8 +77,14 @@ class Driver(Protocol):
     user_id: int
     """Owner of a sandbox's volume."""
 
+    engine: str
+    """What makes the sandboxes, with its version, for a person; empty until `check` has passed."""
+
     def check(self) -> list[str]:
         """What an operator should know, one warning each. Raises `DriverUnavailable`."""
+
+    def promise(self, spec: SandboxSpec) -> Promise | None:
+        """None: it isolates nothing. Raises as `volume_bytes`."""
 
     def volume_bytes(self, spec: SandboxSpec) -> int | None:
         """How much a sandbox's volume is to hold; None: it is a plain directory, without a bound.

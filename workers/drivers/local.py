@@ -21,6 +21,7 @@ from workers.drivers.driver import (
     CreateFailed,
     DriverUnavailable,
     Limits,
+    Promise,
     RuntimeEnvironment,
     owner_of,
     sandboxes_root,
@@ -50,6 +51,7 @@ class LocalDriver:
     """One bubblewrap process for each sandbox, detached from the worker."""
 
     name = "local"
+    engine = "bubblewrap"
 
     def __init__(
         self, *, node_id: str, state_dir: Path, python: Path | None, ca_bundle: Path | None
@@ -74,6 +76,9 @@ class LocalDriver:
         if shutil.which("bwrap") is None:
             raise DriverUnavailable("bubblewrap is not installed (apt-get install bubblewrap)")
         return [WARNING]
+
+    def promise(self, spec: SandboxSpec) -> Promise | None:
+        return None
 
     def volume_bytes(self, spec: SandboxSpec) -> int | None:
         return None
