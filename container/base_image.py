@@ -15,6 +15,8 @@ from container.errors import BaseImageUnavailable
 
 MMDEBSTRAP_TIMEOUT_S = 900
 
+_DEBIAN = re.compile(r"debian:([a-z]+)(-slim)?")
+
 # What Debian's slim images leave out as well: nobody reads manuals in a sandbox.
 _SLIM = (
     "path-exclude=/usr/share/man/*",
@@ -32,9 +34,14 @@ def ensure_base_image(client: DockerClient, name: str, *, progress: Callable[[st
         _pull_or_make(client, name, progress=progress)
 
 
+def is_debian(name: str) -> bool:
+    """Whether it is an image that can be made without a registry."""
+    return _DEBIAN.fullmatch(name) is not None
+
+
 def debian_suite(name: str) -> str:
     """`bookworm` of `debian:bookworm-slim`."""
-    found = re.fullmatch(r"debian:([a-z]+)(-slim)?", name)
+    found = _DEBIAN.fullmatch(name)
     if found is None:
         raise BaseImageUnavailable(
             f"{name} could not be pulled, and only debian:<suite> can be made.", hint=_hint(name)

@@ -7,7 +7,10 @@ ContainerError
 ├── BaseImageUnavailable     the base image could neither be pulled nor made
 ├── BuildInputsInvalid       what the image is made from is missing or unreadable
 ├── ImageBuildFailed         a step of the Dockerfile failed
-└── ImageNamesInvalid        images.toml is not what we write there
+├── ImageNamesInvalid        images.toml is not what we write there
+├── ImageNameRefused         an image cannot be added, or removed, under this name
+├── ImageSourceInvalid       there is neither a Dockerfile nor a tar archive to make an image of
+└── ImageUnfit               sandboxes cannot start from the image
 """
 
 import sys
@@ -64,6 +67,24 @@ class ImageNamesInvalid(ContainerError):
     """images.toml is not what we write there."""
 
     code = "image_names_invalid"
+
+
+class ImageNameRefused(ContainerError):
+    """An image cannot be added, or removed, under this name."""
+
+    code = "image_name_refused"
+
+
+class ImageSourceInvalid(ContainerError):
+    """There is neither a Dockerfile nor a tar archive to make an image of."""
+
+    code = "image_source_invalid"
+
+
+class ImageUnfit(ContainerError):
+    """Sandboxes cannot start from the image."""
+
+    code = "image_unfit"
 
 
 def report(error: ContainerError) -> int:

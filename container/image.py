@@ -1,4 +1,4 @@
-"""Has the sandbox image and the runtime up to date: `python -m container.image`."""
+"""Has the images that sandboxes start from: `python -m container.image [add|list|remove …]`."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from container import own_images
 from container.build_context import sandbox_context
 from container.ca_bundle import SETTING, find_ca_bundle, read_ca_bundle
 from container.engine import connect
@@ -32,6 +33,8 @@ def ensure_sandbox_image(
         with engine_errors():
             context = sandbox_context(image_dir=_IMAGE_DIR, ca_pem=ca_pem)
             image_id = find_or_build(client, context, progress)
+            # For a Dockerfile of the operator's own to start from.
+            client.images.get(image_id).tag(context.repository, tag="latest")
             ensure_runtime_tree(client, state_dir=state_dir, ca_pem=ca_pem, progress=progress)
     finally:
         client.close()
@@ -39,21 +42,94 @@ def ensure_sandbox_image(
     return image_id
 
 
+def add_image(
+    name: str,
+    source: Path,
+    *,
+    state_dir: Path,
+    ca_bundle: Path | None,
+    progress: Callable[[str], None],
+) -> str:
+    """The id of an image of the operator's own, which sandboxes may start from by its name."""
+    client = connect(timeout_s=SILENCE_TIMEOUT_S)
+    try:
+        with engine_errors():
+            tree = ensure_runtime_tree(
+                client, state_dir=state_dir, ca_pem=read_ca_bundle(ca_bundle), progress=progress
+            )
+            return own_images.add(
+                client, name, source, state_dir=state_dir, tree=tree, progress=progress
+            )
+    finally:
+        client.close()
+
+
+def remove_image(name: str, *, state_dir: Path) -> None:
+    """Takes an image of the operator's own away."""
+    client = connect()
+    try:
+        with engine_errors():
+            own_images.remove(client, name, state_dir=state_dir)
+    finally:
+        client.close()
+
+
+def list_images(*, state_dir: Path) -> list[own_images.OwnImage]:
+    """All images that sandboxes of this node may start from."""
+    client = connect()
+    try:
+        with engine_errors():
+            return own_images.list_all(client, state_dir=state_dir)
+    finally:
+        client.close()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m container.image", description=__doc__)
     parser.add_argument(
         "--state-dir", type=Path, default=Path(".coldframe"), help="where images.toml is written"
     )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("build", help="the image of ours, and the runtime (the default)")
+    adding = commands.add_parser("add", help="an image of your own")
+    adding.add_argument("name", help="by which sandboxes ask for it")
+    adding.add_argument("source", type=Path, help="a Dockerfile, its directory, or a tar archive")
+    commands.add_parser("list", help="all images that sandboxes may start from")
+    removing = commands.add_parser("remove", help="an image of your own")
+    removing.add_argument("name")
     options = parser.parse_args(arguments)
     try:
-        ensure_sandbox_image(
-            state_dir=options.state_dir,
-            ca_bundle=find_ca_bundle(os.environ.get(SETTING)),
-            progress=lambda line: print(line, flush=True),
-        )
+        _run(options)
     except ContainerError as error:
         return report(error)
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    state_dir: Path = options.state_dir
+    ca_bundle = find_ca_bundle(os.environ.get(SETTING))
+    match options.command:
+        case "add":
+            image_id = add_image(
+                options.name,
+                options.source,
+                state_dir=state_dir,
+                ca_bundle=ca_bundle,
+                progress=_print_line,
+            )
+            print(f"{options.name} is {image_id}")
+        case "list":
+            for image in list_images(state_dir=state_dir):
+                size = "LOST" if image.size_bytes is None else f"{image.size_bytes / 1e6:.0f} MB"
+                print(f"{image.name:30} {image.image_id} {size:>10}")
+        case "remove":
+            remove_image(options.name, state_dir=state_dir)
+        case _:
+            ensure_sandbox_image(state_dir=state_dir, ca_bundle=ca_bundle, progress=_print_line)
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

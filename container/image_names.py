@@ -3,7 +3,7 @@
     [images]
     default = "sha256:…"
 
-It lies in the state directory. An operator may add names of their own: they are kept.
+It lies in the state directory. `default` is ours, each other name an image of the operator's own.
 """
 
 import json
@@ -18,7 +18,7 @@ from container.errors import ImageNamesInvalid
 FILE_NAME = "images.toml"
 DEFAULT_IMAGE = "default"
 
-_HEADER = "# Image name -> image id. A build writes `default` and keeps the other names.\n"
+_HEADER = "# Image name -> image id. Written by `make up` and `make image`.\n"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -46,18 +46,34 @@ def render_image_names(images: Mapping[str, str]) -> str:
     return _HEADER + "[images]\n" + "".join(rows)
 
 
-def record_image(state_dir: Path, name: str, image_id: str) -> None:
-    """Make `name` stand for `image_id`. A reader sees the old file or the new one, whole."""
+def read_image_names(state_dir: Path) -> dict[str, str]:
+    """No names where the file was never written. Raises `ImageNamesInvalid`."""
     path = state_dir / FILE_NAME
-    images = parse_image_names(path.read_text()) if path.exists() else {}
-    if images.get(name) == image_id:
-        return
+    return parse_image_names(path.read_text()) if path.exists() else {}
+
+
+def record_image(state_dir: Path, name: str, image_id: str) -> None:
+    """Make `name` stand for `image_id`."""
+    images = read_image_names(state_dir)
+    if images.get(name) != image_id:
+        _write(state_dir, {**images, name: image_id})
+
+
+def forget_image(state_dir: Path, name: str) -> None:
+    """Make `name` stand for nothing."""
+    images = read_image_names(state_dir)
+    if images.pop(name, None) is not None:
+        _write(state_dir, images)
+
+
+def _write(state_dir: Path, images: Mapping[str, str]) -> None:
+    """A reader sees the old file or the new one, whole."""
     state_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=state_dir, prefix=FILE_NAME, delete=False) as file:
-        file.write(render_image_names({**images, name: image_id}))
+        file.write(render_image_names(images))
     whole = Path(file.name)
     whole.chmod(0o644)
-    whole.replace(path)
+    whole.replace(state_dir / FILE_NAME)
 
 
 def _key(name: str) -> str:

@@ -53,6 +53,8 @@ async def unpack(
             exit_code, complaint = await _run(argv, head, rest, programs, group)
     except TimeoutError:
         raise ArchiveRefused(f"not unpacked within {UNPACK_TIMEOUT_S:.0f} s") from None
+    except FileNotFoundError:
+        raise ArchiveRefused("this sandbox's image has no /bin/sh to unpack it with") from None
     finally:
         await group.close()
     if exit_code != 0 and _NO_SPACE.search(complaint):

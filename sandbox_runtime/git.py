@@ -81,6 +81,7 @@ _HINTS = {
     "repository_not_found": "Check the URL.",
     "target_not_empty": "Choose another target directory, or remove this one first.",
     "invalid_repository_url": "Use https://, http://, git://, ssh:// or git@host:path.",
+    "git_missing": "Use an image with git, or send an archive.",
     "checkout_failed": "Git's own words are in the output.",
 }
 

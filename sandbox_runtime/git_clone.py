@@ -16,7 +16,7 @@ os.environ["GIT_PYTHON_REFRESH"] = "quiet"
 os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/nonexistent"
 
 import git
-from git.exc import CommandError
+from git.exc import CommandError, GitCommandNotFound
 
 from sandbox_runtime.as_user import Channel, serve
 from sandbox_runtime.delegate_messages import Clone, CloneBegan, Cloned, NotCloned
@@ -48,12 +48,14 @@ def _clone(channel: Channel) -> None:
     order = channel.receive(msgspec.json.Decoder(Clone))
     if order is None:
         return
-    git.refresh()
     progress = _Progress(channel)
     try:
+        git.refresh()
         repo = _Checkout(channel, order, progress).make()
     except _Refused as refusal:
         channel.send(_refusal(refusal.code, ""))
+    except GitCommandNotFound:
+        channel.send(_refusal("git_missing", ""))
     except CommandError as error:
         words = f"{progress.words()}\n{_text(error.stderr)}".strip()
         channel.send(_refusal(reason_of(words.replace(order.url, "")), words))

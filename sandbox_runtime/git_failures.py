@@ -11,6 +11,7 @@ MESSAGES = {
     "network_error": "The repository's server cannot be reached, or broke the connection.",
     "repository_not_found": "There is no such repository.",
     "target_not_empty": "The target directory exists and is not empty.",
+    "git_missing": "This sandbox has no git.",
     "checkout_failed": "Git could not check the repository out.",
 }
 """What is said of each error code."""

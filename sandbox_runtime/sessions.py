@@ -34,6 +34,7 @@ from sandbox_runtime.shells import (
     Shell,
     ShellEnded,
     ShellFailed,
+    ShellMissing,
 )
 
 MAX_SESSIONS = 128
@@ -175,6 +176,12 @@ class _LiveSession:
     ) -> Complete | Error:
         try:
             shell = await self._living_shell(request.session)
+        except ShellMissing:
+            return _error(
+                "shell_missing",
+                "This sandbox has no bash.",
+                "Use an image with bash, and a PATH that leads to it.",
+            )
         except ShellFailed as error:
             log.warning("shell failed to start", error=str(error))
             return _error(

@@ -61,6 +61,10 @@ class ShellFailed(Exception):
     """A shell could not be started."""
 
 
+class ShellMissing(ShellFailed):
+    """There is no bash to start."""
+
+
 @dataclass(frozen=True)
 class Reported:
     """The command ended by itself, the shell lives."""
@@ -125,7 +129,8 @@ class Shell:
         except (OSError, subprocess.SubprocessError) as error:
             os.close(self._control)
             os.close(self._reports)
-            raise ShellFailed(f"bash could not be started: {error}") from error
+            failure = ShellMissing if isinstance(error, FileNotFoundError) else ShellFailed
+            raise failure(f"bash could not be started: {error}") from error
         finally:
             for descriptor in (stdin, report, self._report_descriptor):
                 os.close(descriptor)

@@ -8,9 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from docker.errors import DockerException
@@ -19,7 +18,7 @@ from container.ca_bundle import find_ca_bundle
 from container.engine import connect
 from container.errors import ContainerError
 from container.image import ensure_sandbox_image
-from container.image_names import DEFAULT_IMAGE, FILE_NAME
+from container.image_names import DEFAULT_IMAGE, read_image_names
 from stack import redis_server
 from stack.api import Api, ApiFailed
 from stack.client_env import ClientEnv, ensure_client_env
@@ -103,11 +102,7 @@ class Stack:
     @property
     def image(self) -> str | None:
         """The id of the image that new sandboxes get; None where none was built here."""
-        path = self.settings.state_dir / FILE_NAME
-        if not path.exists():
-            return None
-        images = tomllib.loads(path.read_text()).get("images", {})
-        return str(images[DEFAULT_IMAGE]) if DEFAULT_IMAGE in images else None
+        return read_image_names(self.settings.state_dir).get(DEFAULT_IMAGE)
 
     @property
     def redis_url(self) -> str:
@@ -169,8 +164,7 @@ class Stack:
     def clean(self) -> None:
         """End everything and forget it: data, key and image too."""
         self.down()
-        if self.image is not None:
-            _remove_image(self.image)
+        _remove_images(read_image_names(self.settings.state_dir))
         shutil.rmtree(self.settings.state_dir, ignore_errors=True)
 
     def start(self, name: ProgramName) -> None:
@@ -346,16 +340,18 @@ def _never_up() -> ProgramFailed:
     return ProgramFailed("This platform was never up.", hint="Run: make up")
 
 
-def _remove_image(image: str) -> None:
-    """Best effort: an engine that is away, or a container that uses the image, keeps it."""
+def _remove_images(images: Mapping[str, str]) -> None:
+    """Best effort: an engine that is away, or a container that uses an image, keeps it."""
+    if not images:
+        return
     try:
         client = connect()
     except ContainerError:
         return
     try:
-        client.images.remove(image)
-    except DockerException:
-        return
+        for image_id in images.values():
+            with suppress(DockerException):
+                client.images.remove(image_id)
     finally:
         client.close()
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from web.admission import Admission
 from web.errors import SandboxStarting
 from web.readers import Reader, Readers
-from workers.contract.errors import NoNode, SandboxFailed, SandboxNotFound
+from workers.contract.errors import ImageNotFound, NoNode, SandboxFailed, SandboxNotFound
 from workers.contract.queue import ControlChannel, RemoveSandbox
 from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxState
 from workers.contract.store import NodeStore, SandboxStore, changed_channel
@@ -48,13 +48,21 @@ class Placement:
         """Those whose heartbeat is fresh. Raises `StoreUnavailable`."""
         return self._nodes.all()
 
-    def check_nodes(self) -> None:
-        """Raises `NoNode`, with what the nodes say of themselves."""
+    def check_nodes(self, image: str | None = None) -> None:
+        """Whether a node is ready, and has `image`; None: any image.
+
+        Raises `ImageNotFound`, or `NoNode` with what the nodes say of themselves.
+        """
         nodes = self._nodes.all()
-        if any(node.ready for node in nodes):
-            return
-        problems = [f"{node.id}: {node.problem or 'not ready'}" for node in nodes]
-        raise NoNode("; ".join(problems) if problems else "No worker is running.")
+        ready = [node for node in nodes if node.ready]
+        if not ready:
+            problems = [f"{node.id}: {node.problem or 'not ready'}" for node in nodes]
+            raise NoNode("; ".join(problems) if problems else "No worker is running.")
+        images = sorted({name for node in ready for name in node.images})
+        if image is not None and image not in images:
+            raise ImageNotFound(
+                f"No node that is ready has an image named {image}; there are: {', '.join(images)}."
+            )
 
     def find(self, owner: str, name: str) -> Sandbox | None:
         """The sandbox of this name that is there, or on its way; None where there is none."""
@@ -68,7 +76,7 @@ class Placement:
     def find_or_make(self, wanted: Sandbox) -> tuple[Sandbox, bool]:
         """The sandbox of this name, running, and whether it is the new one.
 
-        Raises `NoNode`, `SandboxFailed`, `SandboxStarting`.
+        Raises `NoNode`, `ImageNotFound`, `SandboxFailed`, `SandboxStarting`.
         """
         deadline = self._monotonic() + self._create_limit_s
         while True:
@@ -76,7 +84,7 @@ class Placement:
             created = False
             if found is None:
                 self._admission.check()
-                self.check_nodes()
+                self.check_nodes(wanted.spec.image)
                 found, created = self._sandboxes.find_or_create(wanted)
             if found.state is SandboxState.REMOVING:
                 # Its name is free again once it is gone.

@@ -493,6 +493,7 @@ class NodeView(_Answer, frozen=True, kw_only=True):
     driver: str
     ready: bool
     problem: str | UnsetType = UNSET
+    images: list[str]
     sandboxes: int
     running_jobs: int
     job_limit: int
@@ -587,6 +588,7 @@ def node_view(node: NodeRecord) -> NodeView:
         driver=node.driver,
         ready=node.ready,
         problem=node.problem or UNSET,
+        images=node.images,
         sandboxes=node.sandboxes,
         running_jobs=node.running_jobs,
         job_limit=node.job_limit,

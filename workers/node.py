@@ -102,6 +102,7 @@ class Node:
         self._problem = "starting"
         self._next_self_test_s = 0.0
         self._warnings: list[str] = []
+        self._images: list[str] = []
         self._stopped = threading.Event()
         self._lock_file: int | None = None
 
@@ -150,6 +151,7 @@ class Node:
     def _check_driver(self) -> None:
         try:
             self._warnings = self._driver.check()
+            self._images = self._driver.images()
             if not self.sandboxes.adopted.is_set():
                 self.sandboxes.adopt()
                 recovery.resume_own(self._jobs, self._settings.node_id)
@@ -180,6 +182,7 @@ class Node:
                 driver=self._driver.name,
                 ready=not self._problem,
                 problem=self._problem,
+                images=self._images,
                 sandboxes=len(self.sandboxes),
                 running_jobs=len(self._held),
                 job_limit=self._settings.job_limit,

@@ -881,6 +881,15 @@ def test_it_works_with_the_rights_of_a_container_and_without_cgroups(
         assert not is_alive(earlier)
 
 
+def test_a_path_without_bash_is_told_as_what_it_is(runtime: RunningRuntime) -> None:
+    session = Session(name="no bash", cwd="/", env={"PATH": "/nonexistent"})
+
+    run = runtime.run(ExecRequest(command="true", session=session))
+
+    assert run.error.code == "shell_missing"
+    assert "bash" in run.error.hint
+
+
 def is_alive(pid: str) -> bool:
     """Whether it runs; a zombie that nobody has buried yet does not."""
     try:

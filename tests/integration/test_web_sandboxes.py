@@ -217,6 +217,32 @@ def test_a_sandbox_whose_node_does_not_answer_is_still_being_removed(
         assert (answer.status_code, json_of(answer)["state"]) == (202, "removing")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/v1/sandboxes/box", {"image": "none-such"}),
+        ("POST", "/v1/sandboxes", {"image": "none-such"}),
+        (
+            "POST",
+            "/v1/builds",
+            {
+                "repoUrl": "https://example.org/a.git",
+                "steps": [{"name": "test", "commands": ["make"]}],
+                "sandbox": {"image": "none-such"},
+            },
+        ),
+    ],
+)
+def test_an_image_that_no_node_has_is_refused_with_the_names_that_there_are(
+    web: Web, method: str, path: str, body: dict[str, object]
+) -> None:
+    answer = web.send(method, path, body)
+
+    assert (answer.status_code, code_of(answer)) == (422, "image_not_found")
+    assert "default, slim" in json_of(answer)["error"]["message"]
+    assert json_of(web.send("GET", "/v1/sandboxes"))["sandboxes"] == []
+
+
 def test_a_sandbox_that_cannot_be_made_says_why(web: Web) -> None:
     answer = web.send("PUT", "/v1/sandboxes/broken", {})
 

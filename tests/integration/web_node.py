@@ -123,7 +123,12 @@ class FakeNode:
 
     def _beat_once(self) -> None:
         record = NodeRecord(
-            id=NODE, driver="fake", ready=self._ready, problem=self._problem, heartbeat_at=NOW
+            id=NODE,
+            driver="fake",
+            ready=self._ready,
+            problem=self._problem,
+            images=["default", "slim"],
+            heartbeat_at=NOW,
         )
         self.nodes.beat(record, life_s=5)
 

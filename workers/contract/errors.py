@@ -4,6 +4,7 @@ Fault
 ├── StoreUnavailable        Redis cannot be reached, or refuses
 ├── StoreFull               Redis is near its memory limit
 ├── NoNode                  no node that is ready could take a sandbox
+├── ImageNotFound           no node has an image of this name
 ├── SandboxNotFound
 ├── SandboxExists           a sandbox of this name differs from what was asked
 ├── SandboxNotRunning       the sandbox is in a state that does not take this
@@ -51,6 +52,13 @@ class NoNode(Fault):
 
     code = "no_node"
     hint = "Start a worker, or look at GET /readyz for what is missing on it (Docker, image)."
+
+
+class ImageNotFound(Fault):
+    """No node has an image of this name."""
+
+    code = "image_not_found"
+    hint = "Add it on a node: make image NAME=… FROM=…"
 
 
 class SandboxNotFound(Fault):

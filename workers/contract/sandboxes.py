@@ -96,6 +96,8 @@ class NodeRecord(_Value, frozen=True):
     """True where it can make sandboxes now."""
     problem: str = ""
     """Why it is not ready, for a person."""
+    images: list[str] = []
+    """Names of those that its sandboxes can start from."""
     sandboxes: int = 0
     running_jobs: int = 0
     job_limit: int = 0

@@ -145,6 +145,9 @@ class DockerDriver:
             )
         return (spec.disk_mb or self._defaults.disk_mb) * MIB
 
+    def images(self) -> list[str]:
+        return sorted(self._images())
+
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         limits = limits_of(sandbox.spec, self._defaults)
         image_id = self._image(sandbox.spec.image)
@@ -310,13 +313,18 @@ class DockerDriver:
 
     def _image(self, name: str) -> str:
         """The image's id, pinned when it was built; never a tag that can move."""
-        try:
-            images = tomllib.loads((self._state_dir / "images.toml").read_text())["images"]
-        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
-            raise DriverUnavailable("no sandbox image was built here yet (make up)") from error
+        images = self._images()
         if name not in images:
             raise CreateFailed(f"no image is named {name!r}; there are {', '.join(images)}")
-        return str(images[name])
+        return images[name]
+
+    def _images(self) -> dict[str, str]:
+        """Names and ids."""
+        try:
+            images = tomllib.loads((self._state_dir / "images.toml").read_text())["images"]
+            return {name: str(image_id) for name, image_id in images.items()}
+        except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+            raise DriverUnavailable("no sandbox image was built here yet (make up)") from error
 
     def _image_environment(self, image_id: str) -> dict[str, str]:
         """What the image names for its programs; an id stands for one image for good."""

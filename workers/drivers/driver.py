@@ -92,6 +92,9 @@ class Driver(Protocol):
         Raises `DriverUnavailable` where the node's disk is nearly full.
         """
 
+    def images(self) -> list[str]:
+        """Names of the images that sandboxes can start from. Raises `DriverUnavailable`."""
+
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         """Starts the runtime of a sandbox whose directory is prepared. Raises `DriverFault`.
 

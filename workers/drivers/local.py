@@ -83,6 +83,9 @@ class LocalDriver:
     def volume_bytes(self, spec: SandboxSpec) -> int | None:
         return None
 
+    def images(self) -> list[str]:
+        return ["default"]
+
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         path = f"{self._python.parent}:{OWN_PROGRAMS}:{DEFAULTS['PATH']}"
         write_user_environment(directory, user_environment({"PATH": path}, with_certificates=False))
