@@ -6,11 +6,14 @@
 It lies in the state directory. `default` is ours, each other name an image of the operator's own.
 """
 
+import fcntl
 import json
+import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from container.errors import ImageNamesInvalid
@@ -54,21 +57,34 @@ def read_image_names(state_dir: Path) -> dict[str, str]:
 
 def record_image(state_dir: Path, name: str, image_id: str) -> None:
     """Make `name` stand for `image_id`."""
-    images = read_image_names(state_dir)
-    if images.get(name) != image_id:
-        _write(state_dir, {**images, name: image_id})
+    state_dir.mkdir(parents=True, exist_ok=True)
+    with _alone(state_dir):
+        images = read_image_names(state_dir)
+        if images.get(name) != image_id:
+            _write(state_dir, {**images, name: image_id})
 
 
 def forget_image(state_dir: Path, name: str) -> None:
     """Make `name` stand for nothing."""
-    images = read_image_names(state_dir)
-    if images.pop(name, None) is not None:
-        _write(state_dir, images)
+    with _alone(state_dir):
+        images = read_image_names(state_dir)
+        if images.pop(name, None) is not None:
+            _write(state_dir, images)
+
+
+@contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """One writer at a time: of two that read the same names, the second would undo the first."""
+    descriptor = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write(state_dir: Path, images: Mapping[str, str]) -> None:
     """A reader sees the old file or the new one, whole."""
-    state_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=state_dir, prefix=FILE_NAME, delete=False) as file:
         file.write(render_image_names(images))
     whole = Path(file.name)

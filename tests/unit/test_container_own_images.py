@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -71,6 +72,15 @@ def test_a_name_that_is_forgotten_leaves_the_others(tmp_path: Path) -> None:
     forget_image(tmp_path, "mine")
 
     assert read_image_names(tmp_path) == {"default": "sha256:aa"}
+
+
+def test_names_that_are_recorded_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    names = [f"image-{number}" for number in range(32)]
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: record_image(tmp_path, name, "sha256:aa"), names))
+
+    assert sorted(read_image_names(tmp_path)) == sorted(names)
 
 
 def add(name: str, source: Path) -> str:
