@@ -49,13 +49,15 @@ def cleanup_lines(*, cwd: str | None, env: Mapping[str, str | None], home_cwd: s
     return "".join(f"{line}\n" for line in lines)
 
 
-def environment_change(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Exports what is new or different, and unsets what is gone, for good."""
+def environment_change(before: Mapping[str, str | None], after: Mapping[str, str | None]) -> str:
+    """Exports what is new or different, and unsets what is gone or None, for good."""
     gone = "".join(f"builtin unset -v {name}\n" for name in before if name not in after)
     new = "".join(
-        f"builtin export {name}={quoted(value)}\n"
+        f"builtin unset -v {name}\n"
+        if value is None
+        else f"builtin export {name}={quoted(value)}\n"
         for name, value in after.items()
-        if before.get(name) != value
+        if name not in before or before[name] != value
     )
     return gone + new
 

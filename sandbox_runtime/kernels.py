@@ -81,7 +81,12 @@ class Kernel:
 
     @classmethod
     async def start(
-        cls, *, programs: UserPrograms, settings: Settings, cwd: str, env: Mapping[str, str]
+        cls,
+        *,
+        programs: UserPrograms,
+        settings: Settings,
+        cwd: str,
+        env: Mapping[str, str | None],
     ) -> Kernel:
         """Returns when the kernel waits for its first cell. Raises `KernelNotStarted`."""
         try:
@@ -151,7 +156,7 @@ class Kernel:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     async def _start(
-        self, programs: UserPrograms, settings: Settings, cwd: str, env: Mapping[str, str]
+        self, programs: UserPrograms, settings: Settings, cwd: str, env: Mapping[str, str | None]
     ) -> None:
         connection_file = self._prepare_directory(programs)
         complete_env = programs.environment({"MPLBACKEND": MATPLOTLIB_BACKEND, **env})

@@ -122,7 +122,7 @@ class _LiveSession:
         self._shell: Shell | None = None
         self._shell_restarted = False
         """The former shell ended, and no command's `start` has told so yet."""
-        self._env: dict[str, str] = {}
+        self._env: dict[str, str | None] = {}
         """The session's own variables, as the shell has them."""
         self._files = CommandFiles(str(self._directory), programs)
         self._group = programs.new_group("session")

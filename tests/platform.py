@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 from stack.programs import ProgramName
@@ -26,6 +27,7 @@ class Platform:
             "COLDFRAME_NODE": NODE,
             **variables,
         }
+        self._started_at = datetime.now(UTC)
         self._stack = Stack(StackSettings.from_env(environ), progress=print, inherited=environ)
 
     def up(self) -> None:
@@ -53,6 +55,7 @@ class Platform:
         self._stack.stop(ProgramName(program))
 
     def start(self, program: str) -> None:
+        self._started_at = datetime.now(UTC)
         self._stack.start(ProgramName(program))
 
     def pid(self, program: str) -> int:
@@ -61,7 +64,16 @@ class Platform:
         return running.identity.pid
 
     def wait_until_ready(self, api: Client) -> None:
-        wait_for(lambda: api.http.get("/readyz").status_code == 200, "the platform is ready")
+        """Also, where the worker was started: by its own word, not by its predecessor's."""
+
+        def is_ready() -> bool:
+            nodes = api.http.get("/v1/nodes")
+            return nodes.status_code == 200 and any(
+                node["ready"] and datetime.fromisoformat(node["heartbeatAt"]) >= self._started_at
+                for node in nodes.json()["nodes"]
+            )
+
+        wait_for(is_ready, "the platform is ready")
 
 
 def _free_port() -> int:

@@ -157,7 +157,7 @@ class RunningRuntime:
         )
         return self.run(request)
 
-    def context(self, name: str, *, env: dict[str, str] | None = None) -> CodeContext:
+    def context(self, name: str, *, env: dict[str, str | None] | None = None) -> CodeContext:
         return CodeContext(id=name, cwd=str(self.workspace), env=env or {})
 
     def rss_mb(self) -> float:

@@ -40,7 +40,7 @@ from workers.contract.errors import Fault
 from workers.contract.jobs import new_id
 from workers.contract.queue import ControlChannel
 from workers.contract.store import JobStore, NodeStore, SandboxStore
-from workers.contract.stream import EventStream, Hub
+from workers.contract.stream import EventStream, Hub, SandboxEventStream
 
 PAGES = "/flower/"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -71,7 +71,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     control = ControlChannel(client)
     hub = Hub(client)
     readers = Readers(
-        hub=hub, stream=stream, limit=settings.max_readers, patience_s=settings.patience_s
+        hub=hub,
+        jobs=stream,
+        sandboxes=SandboxEventStream(client),
+        limit=settings.max_readers,
+        patience_s=settings.patience_s,
     )
     admission = Admission(client, settings.redis_full_percent)
     metrics = Metrics(readers=lambda: readers.count, redis_up=lambda: _answers(client))
@@ -94,16 +98,25 @@ def create_app(settings: Settings | None = None) -> Flask:
         heartbeat_s=settings.heartbeat_s,
         wait_limit_s=settings.wait_limit_s,
     )
+    names = SandboxNames(sandboxes=sandboxes, placement=placement, now=timestamp)
     job_list = JobList(jobs)
     document = DocumentRoutes(version=_version())
     operations = [
-        *SandboxRoutes(sandboxes=sandboxes, placement=placement, now=timestamp).operations(),
-        *ExecRoutes(
-            sandboxes=sandboxes, names=SandboxNames(sandboxes), answers=answers, now=timestamp
+        *SandboxRoutes(
+            sandboxes=sandboxes,
+            placement=placement,
+            readers=readers,
+            answers=answers,
+            now=timestamp,
         ).operations(),
-        *CodeRoutes(sandboxes=sandboxes, answers=answers, now=timestamp).operations(),
-        *SessionRoutes(sandboxes=sandboxes, control=control, now=timestamp).operations(),
-        *ContextRoutes(sandboxes=sandboxes, control=control, now=timestamp).operations(),
+        *ExecRoutes(sandboxes=sandboxes, names=names, answers=answers, now=timestamp).operations(),
+        *CodeRoutes(sandboxes=sandboxes, names=names, answers=answers, now=timestamp).operations(),
+        *SessionRoutes(
+            sandboxes=sandboxes, names=names, control=control, now=timestamp
+        ).operations(),
+        *ContextRoutes(
+            sandboxes=sandboxes, names=names, control=control, now=timestamp
+        ).operations(),
         *BuildRoutes(
             jobs=job_list,
             answers=answers,

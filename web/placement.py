@@ -1,4 +1,4 @@
-"""Finds, makes and removes sandboxes: writes what is wanted and waits until a node has done it."""
+"""Changes the state of sandboxes: writes what is wanted and waits until a node has done it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,30 @@ from collections.abc import Callable
 from web.admission import Admission
 from web.errors import SandboxStarting
 from web.readers import Reader, Readers
-from workers.contract.errors import ImageNotFound, NoNode, SandboxFailed, SandboxNotFound
-from workers.contract.queue import ControlChannel, RemoveSandbox
+from workers.contract.errors import (
+    ImageNotFound,
+    NoNode,
+    PauseUnsupported,
+    SandboxFailed,
+    SandboxNotFound,
+    SandboxNotRunning,
+)
+from workers.contract.queue import (
+    ControlChannel,
+    ControlMessage,
+    PauseSandbox,
+    RemoveSandbox,
+    ResumeSandbox,
+    StartSandbox,
+    StopSandbox,
+)
 from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxState
-from workers.contract.store import NodeStore, SandboxStore, changed_channel
+from workers.contract.store import THERE, NodeStore, SandboxStore
 
 LOOK_S = 1.0
 """A waiting request looks at the record so often, even if nothing is published."""
+
+PAUSING_DRIVER = "docker"
 
 DRIVER_UNAVAILABLE = "driver_unavailable"
 """What a node says of a sandbox that it could not make because its engine was away."""
@@ -74,9 +91,10 @@ class Placement:
         return None if found.state in gone else found
 
     def find_or_make(self, wanted: Sandbox) -> tuple[Sandbox, bool]:
-        """The sandbox of this name, running, and whether it is the new one.
+        """The sandbox of this name, running or paused, and whether it is the new one.
 
-        Raises `NoNode`, `ImageNotFound`, `SandboxFailed`, `SandboxStarting`.
+        One that is stopped is started. Raises `NoNode`, `ImageNotFound`, `SandboxFailed`,
+        `SandboxStarting`.
         """
         deadline = self._monotonic() + self._create_limit_s
         while True:
@@ -86,13 +104,41 @@ class Placement:
                 self._admission.check()
                 self.check_nodes(wanted.spec.image)
                 found, created = self._sandboxes.find_or_create(wanted)
-            if found.state is SandboxState.REMOVING:
-                # Its name is free again once it is gone.
-                self._wait(found, deadline, SandboxState.REMOVED, SandboxState.FAILED)
-                continue
-            if found.state is SandboxState.RUNNING:
-                return found, False
-            return self._made(found, deadline), created
+            match found.state:
+                case SandboxState.RUNNING | SandboxState.PAUSED:
+                    return found, created
+                case SandboxState.REMOVING:
+                    # Its name is free again once it is gone.
+                    self._wait(found, deadline, SandboxState.REMOVED, SandboxState.FAILED)
+                case SandboxState.STOPPING:
+                    self._wait(found, deadline, SandboxState.STOPPED, SandboxState.FAILED)
+                case SandboxState.STOPPED:
+                    self._send(found, StartSandbox(found.id), SandboxState.CREATING)
+                case _:
+                    return self._made(found, deadline), created
+
+    def start(self, sandbox: Sandbox) -> Sandbox:
+        """Starts what is stopped; fine where it runs. Raises as `find_or_make`."""
+        return self._within_limit(sandbox, self._started)
+
+    def stop(self, sandbox: Sandbox) -> Sandbox:
+        """Ends what runs in it; fine where it is stopped. Raises `SandboxNotRunning`, `NoNode`."""
+        return self._within_limit(sandbox, self._stopped)
+
+    def pause(self, sandbox: Sandbox) -> Sandbox:
+        """Fine where it is paused. Raises `PauseUnsupported`, `SandboxNotRunning`, `NoNode`."""
+        drivers = {node.id: node.driver for node in self._nodes.all()}
+        if drivers.get(sandbox.node or "", PAUSING_DRIVER) != PAUSING_DRIVER:
+            raise PauseUnsupported(f"The node {sandbox.node} cannot pause a sandbox.")
+        return self._switch(
+            sandbox, PauseSandbox(sandbox.id), SandboxState.RUNNING, SandboxState.PAUSED
+        )
+
+    def resume(self, sandbox: Sandbox) -> Sandbox:
+        """Fine where it is not paused. Raises `SandboxNotRunning`, `NoNode`."""
+        return self._switch(
+            sandbox, ResumeSandbox(sandbox.id), SandboxState.PAUSED, SandboxState.RUNNING
+        )
 
     def remove(self, sandbox: Sandbox) -> bool:
         """Whether it is gone; False where its node has not said so in time."""
@@ -109,7 +155,8 @@ class Placement:
         self._sandboxes.move(
             sandbox,
             to=SandboxState.REMOVING,
-            since=(SandboxState.CREATING, SandboxState.RUNNING),
+            since=THERE,
+            reason="requested",
         )
         node = self._node_of(sandbox)
         if node is not None:
@@ -121,25 +168,75 @@ class Placement:
         return True
 
     def _made(self, sandbox: Sandbox, deadline: float) -> Sandbox:
-        with self._readers.open(changed_channel(sandbox.id)) as reader:
+        with self._readers.open_sandbox(sandbox.id) as reader:
             if sandbox.node is None:
                 # Also for one that is found: the message for it may not have been sent.
                 self._sandboxes.send_to_placement(sandbox.id)
             made = self._wait_with(
-                reader, sandbox, deadline, SandboxState.RUNNING, SandboxState.FAILED
+                reader,
+                sandbox,
+                deadline,
+                *(SandboxState.RUNNING, SandboxState.STOPPED, SandboxState.FAILED),
             )
         if made is None or made.state is SandboxState.REMOVED:
             raise SandboxFailed(f"The sandbox {sandbox.name} was removed while it was made.")
-        if made.state is SandboxState.FAILED:
+        if made.state in (SandboxState.FAILED, SandboxState.STOPPED):
             message = made.error.message if made.error else "No reason is known."
             if made.error and made.error.code == DRIVER_UNAVAILABLE:
                 raise NoNode(message)
-            raise SandboxFailed(f"The sandbox {sandbox.name} could not be made: {message}")
+            raise SandboxFailed(f"The sandbox {sandbox.name} could not be started: {message}")
         return made
 
-    def _wait(self, sandbox: Sandbox, deadline: float, *states: SandboxState) -> None:
-        with self._readers.open(changed_channel(sandbox.id)) as reader:
-            self._wait_with(reader, sandbox, deadline, *states)
+    def _started(self, sandbox: Sandbox, deadline: float) -> Sandbox:
+        if sandbox.state is SandboxState.RUNNING:
+            return sandbox
+        if sandbox.state is SandboxState.STOPPED:
+            self._send(sandbox, StartSandbox(sandbox.id), SandboxState.CREATING)
+        elif sandbox.state is not SandboxState.CREATING:
+            raise _wrong_state(sandbox)
+        return self._made(sandbox, deadline)
+
+    def _stopped(self, sandbox: Sandbox, deadline: float) -> Sandbox:
+        if sandbox.state in (SandboxState.RUNNING, SandboxState.PAUSED):
+            self._send(sandbox, StopSandbox(sandbox.id), SandboxState.STOPPING)
+        elif sandbox.state not in (SandboxState.STOPPING, SandboxState.STOPPED):
+            raise _wrong_state(sandbox)
+        return self._wait(sandbox, deadline, SandboxState.STOPPED, SandboxState.FAILED)
+
+    def _switch(
+        self, sandbox: Sandbox, message: ControlMessage, since: SandboxState, to: SandboxState
+    ) -> Sandbox:
+        def switched(sandbox: Sandbox, deadline: float) -> Sandbox:
+            if sandbox.state is since:
+                self._send(sandbox, message)
+            elif sandbox.state is not to:
+                raise _wrong_state(sandbox)
+            return self._wait(sandbox, deadline, to, SandboxState.FAILED)
+
+        return self._within_limit(sandbox, switched)
+
+    def _within_limit(
+        self, sandbox: Sandbox, change: Callable[[Sandbox, float], Sandbox]
+    ) -> Sandbox:
+        return change(sandbox, self._monotonic() + self._create_limit_s)
+
+    def _send(
+        self, sandbox: Sandbox, message: ControlMessage, to: SandboxState | None = None
+    ) -> None:
+        """Tells the sandbox's node, if it is there, after the record. Raises `NoNode`."""
+        if not any(node.id == sandbox.node and node.ready for node in self._nodes.all()):
+            raise NoNode(f"The node {sandbox.node} of the sandbox {sandbox.name} is not ready.")
+        if to is None or self._sandboxes.move(
+            sandbox, to=to, since=(sandbox.state,), reason="requested"
+        ):
+            self._control.send(sandbox.node or "", message)
+
+    def _wait(self, sandbox: Sandbox, deadline: float, *states: SandboxState) -> Sandbox:
+        with self._readers.open_sandbox(sandbox.id) as reader:
+            found = self._wait_with(reader, sandbox, deadline, *states)
+        if found is None:
+            raise SandboxNotFound(f"No sandbox is named {sandbox.name!r}.")
+        return found
 
     def _wait_with(
         self, reader: Reader, sandbox: Sandbox, deadline: float, *states: SandboxState
@@ -166,3 +263,7 @@ class Placement:
             return self._sandboxes.get(sandbox.id).node
         except SandboxNotFound:
             return None
+
+
+def _wrong_state(sandbox: Sandbox) -> SandboxNotRunning:
+    return SandboxNotRunning(f"The sandbox {sandbox.name} is {sandbox.state.value}.")

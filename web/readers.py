@@ -15,7 +15,16 @@ import structlog
 from web.errors import TooManyReaders
 from workers.contract.errors import StoreUnavailable
 from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent
-from workers.contract.stream import EventStream, Hub, Subscription, channel_of, follow
+from workers.contract.store import sandbox_events_key
+from workers.contract.stream import (
+    Events,
+    EventStream,
+    Hub,
+    SandboxEventStream,
+    Subscription,
+    channel_of,
+    follow,
+)
 
 RETRY_S = 0.5
 """Between two looks whether Redis is back."""
@@ -26,8 +35,9 @@ log = structlog.get_logger(__name__)
 class Reader:
     """One request's place among the readers; closed by who opened it."""
 
-    def __init__(self, readers: Readers, subscription: Subscription) -> None:
+    def __init__(self, readers: Readers, subscription: Subscription, stream: Events) -> None:
         self._readers = readers
+        self._stream = stream
         self._subscription = subscription
         self._closed = False
 
@@ -57,7 +67,7 @@ class Reader:
         self._subscription.take(timeout_s)
 
     def events(
-        self, job_id: str, *, after: EventId = BEFORE_ALL, tick_s: float, is_new: bool = False
+        self, of: str, *, after: EventId = BEFORE_ALL, tick_s: float, is_new: bool = False
     ) -> Iterator[PublishedEvent | None]:
         """As `stream.follow`, with None at least so often as every `tick_s`; outlives Redis.
 
@@ -68,9 +78,9 @@ class Reader:
         while True:
             try:
                 for event in follow(
-                    self._readers.stream,
+                    self._stream,
                     self._subscription,
-                    job_id,
+                    of,
                     after=last,
                     heartbeat_s=tick_s,
                     # One that waits for the hub to connect is not told of what comes before.
@@ -84,7 +94,7 @@ class Reader:
                 now = time.monotonic()
                 if away_since is None:
                     away_since = now
-                    log.warning("reader waits for redis", job_id=job_id, reason=fault.message)
+                    log.warning("reader waits for redis", of=of, reason=fault.message)
                 if now - away_since > self._readers.patience_s:
                     raise
                 yield None
@@ -97,8 +107,17 @@ class Reader:
 class Readers:
     """All readers of this process."""
 
-    def __init__(self, *, hub: Hub, stream: EventStream, limit: int, patience_s: float) -> None:
-        self.stream = stream
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        jobs: EventStream,
+        sandboxes: SandboxEventStream,
+        limit: int,
+        patience_s: float,
+    ) -> None:
+        self._jobs = jobs
+        self._sandboxes = sandboxes
         self.patience_s = patience_s
         self._hub = hub
         self._limit = limit
@@ -109,16 +128,20 @@ class Readers:
     def count(self) -> int:
         return self._count
 
-    def open(self, channel: str) -> Reader:
+    def open_job(self, job_id: str) -> Reader:
         """Subscribes, without waiting for Redis to confirm it. Raises `TooManyReaders`."""
+        return self._open(channel_of(job_id), self._jobs)
+
+    def open_sandbox(self, sandbox_id: str) -> Reader:
+        """As `open_job`."""
+        return self._open(sandbox_events_key(sandbox_id), self._sandboxes)
+
+    def _open(self, channel: str, stream: Events) -> Reader:
         with self._lock:
             if self._count >= self._limit:
                 raise TooManyReaders(f"{self._limit} streams and waiting requests are open.")
             self._count += 1
-        return Reader(self, self._hub.subscribe(channel))
-
-    def open_job(self, job_id: str) -> Reader:
-        return self.open(channel_of(job_id))
+        return Reader(self, self._hub.subscribe(channel), stream)
 
     def release(self, subscription: Subscription) -> None:
         self._hub.unsubscribe(subscription)

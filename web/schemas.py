@@ -90,6 +90,8 @@ Cpus: TypeAlias = Annotated[float, Meta(ge=0.01, le=256)]
 MemoryMb: TypeAlias = Annotated[int, Meta(ge=64, le=1_048_576)]
 Pids: TypeAlias = Annotated[int, Meta(ge=32, le=65_536)]
 DiskMb: TypeAlias = Annotated[int, Meta(ge=64, le=1_048_576)]
+IdleTimeoutMs: TypeAlias = Annotated[int, Meta(ge=1000, le=30 * 24 * 3600 * 1000)]
+LifetimeMs: TypeAlias = Annotated[int, Meta(ge=1000, le=365 * 24 * 3600 * 1000)]
 TimeoutMs: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_TIMEOUT_MS)]
 OutputLimit: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_OUTPUT_LIMIT_BYTES)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
@@ -118,6 +120,12 @@ class SandboxRequest(_Request, frozen=True, kw_only=True):
     memory_mb: MemoryMb | UnsetType = UNSET
     pids: Pids | UnsetType = UNSET
     disk_mb: DiskMb | UnsetType = UNSET
+    idle_timeout_ms: IdleTimeoutMs | UnsetType = UNSET
+    """Without a job or a renewal for so long, it is stopped."""
+    max_lifetime_ms: LifetimeMs | UnsetType = UNSET
+    """So long after it was made it is removed."""
+    keep_alive: bool | UnsetType = UNSET
+    """It is never stopped for being idle."""
 
     def to_spec(self) -> SandboxSpec:
         return msgspec.structs.replace(SandboxSpec(), **self._given())
@@ -153,7 +161,7 @@ class ExecRequest(_Request, frozen=True, kw_only=True):
     cwd: Path | None = None
     env: ExecEnv = {}
     stdin: str | None = None
-    timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
+    timeout_ms: TimeoutMs | UnsetType = UNSET
     encoding: Encoding = Encoding.UTF8
     output_limit_bytes: OutputLimit = DEFAULT_OUTPUT_LIMIT_BYTES
     cancel_on_disconnect: bool = False
@@ -179,7 +187,7 @@ class ExecRequest(_Request, frozen=True, kw_only=True):
             cwd=self.cwd,
             env=self.env,
             stdin=self.stdin,
-            timeout_ms=self.timeout_ms,
+            timeout_ms=DEFAULT_TIMEOUT_MS if self.timeout_ms is UNSET else self.timeout_ms,
             output_limit_bytes=self.output_limit_bytes,
             encoding=self.encoding,
         )
@@ -287,6 +295,21 @@ class SessionRequest(_Request, frozen=True, kw_only=True):
     name: SessionName
     cwd: Path = WORKSPACE
     env: Env = {}
+    timeout_ms: TimeoutMs | UnsetType = UNSET
+    """Of its commands that say none themselves."""
+
+
+class RenewRequest(_Request, frozen=True, kw_only=True):
+    """What counts from now on; what is left out stays as it is."""
+
+    idle_timeout_ms: IdleTimeoutMs | UnsetType = UNSET
+    max_lifetime_ms: LifetimeMs | UnsetType = UNSET
+
+
+class EnvRequest(_Request, frozen=True, kw_only=True):
+    """Variables to add to those of a sandbox; null unsets one."""
+
+    env: ExecEnv
 
 
 class ContextRequest(_Request, frozen=True, kw_only=True):
@@ -298,10 +321,13 @@ class ContextRequest(_Request, frozen=True, kw_only=True):
 
 
 class SandboxesQuery(_Request, frozen=True, kw_only=True):
-    """Which part of a list."""
+    """Which part of a list, and which sandboxes."""
 
     cursor: Cursor | None = None
     limit: Limit = MAX_PAGE
+    state: SandboxState | None = None
+    label: str | None = None
+    """`key` or `key=value`."""
 
 
 class JobsQuery(_Request, frozen=True, kw_only=True):
@@ -439,7 +465,11 @@ class SandboxView(_Answer, frozen=True, kw_only=True):
     memory_mb: int | UnsetType = UNSET
     pids: int | UnsetType = UNSET
     disk_mb: int | UnsetType = UNSET
+    idle_timeout_ms: int | UnsetType = UNSET
+    keep_alive: bool
     created_at: str
+    expires_at: str | UnsetType = UNSET
+    """When it is removed."""
     error: JobErrorView | UnsetType = UNSET
 
 
@@ -547,7 +577,10 @@ def sandbox_view(sandbox: Sandbox) -> SandboxView:
         memory_mb=_or_unset(spec.memory_mb),
         pids=_or_unset(spec.pids),
         disk_mb=_or_unset(spec.disk_mb),
+        idle_timeout_ms=_or_unset(sandbox.idle_timeout_ms),
+        keep_alive=spec.keep_alive,
         created_at=sandbox.created_at,
+        expires_at=_or_unset(sandbox.expires_at),
         error=error_view(sandbox.error),
     )
 

@@ -12,7 +12,7 @@ from celery import Celery, signals
 from workers.contract.connection import connect
 from workers.contract.queue import PLACEMENT_QUEUE, PRUNE_TASK, node_queue
 from workers.contract.settings import StoreSettings
-from workers.contract.store import JobStore
+from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
 from workers.settings import Settings
 from workers.tasks import Starts, register
@@ -40,7 +40,8 @@ def make_app(settings: Settings) -> Celery:
     starts = Starts()
     client = connect(settings.store, max_connections=2)
     jobs = JobStore(client, retention_s=settings.store.retention_s)
-    register(app, node=lambda: nodes[0], jobs=jobs, starts=starts)
+    sandboxes = SandboxStore(client, retention_s=settings.store.retention_s)
+    register(app, node=lambda: nodes[0], jobs=jobs, sandboxes=sandboxes, starts=starts)
 
     def read_queues(**_: Any) -> None:
         app.amqp.queues.select((PLACEMENT_QUEUE, node_queue(settings.node_id)))

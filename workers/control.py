@@ -17,7 +17,11 @@ from workers.contract.queue import (
     ControlMessage,
     EndContext,
     EndSession,
+    PauseSandbox,
     RemoveSandbox,
+    ResumeSandbox,
+    StartSandbox,
+    StopSandbox,
 )
 from workers.contract.store import SandboxStore
 from workers.held import HeldJobs
@@ -71,6 +75,14 @@ class Control:
                         held.cancel(CancelReason.CANCELLED)
                 case RemoveSandbox(sandbox_id=sandbox_id):
                     self._sandboxes.remove(self._records.get(sandbox_id))
+                case StopSandbox(sandbox_id=sandbox_id):
+                    self._sandboxes.stop(self._records.get(sandbox_id))
+                case StartSandbox(sandbox_id=sandbox_id):
+                    self._sandboxes.start(self._records.get(sandbox_id))
+                case PauseSandbox(sandbox_id=sandbox_id):
+                    self._sandboxes.pause(self._records.get(sandbox_id))
+                case ResumeSandbox(sandbox_id=sandbox_id):
+                    self._sandboxes.resume(self._records.get(sandbox_id))
                 case EndSession(sandbox_id=sandbox_id, name=name):
                     self._sandboxes.end_session(sandbox_id, name)
                 case EndContext(sandbox_id=sandbox_id, context_id=context_id):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,10 +16,11 @@ from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Error
 from workers.clock import timestamp
-from workers.contract.errors import JobNotFound, SandboxNotFound
+from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailable
 from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of
+from workers.contract.sandbox_events import SandboxEventType
 from workers.contract.sandboxes import Sandbox, SandboxState
-from workers.contract.store import JobStore, NodeStore, SandboxStore
+from workers.contract.store import THERE, JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, NumberedEvent, Writer
 from workers.drivers.driver import CreateFailed, Driver, DriverFault, DriverUnavailable
 from workers.held import HeldJobs
@@ -27,6 +30,9 @@ from workers.sandbox_directory import SandboxState as SavedState
 
 START_DEADLINE_S = 30.0
 FIRST_PING_S = 0.005
+REQUESTED = "requested"
+"""Why a sandbox was stopped or removed: somebody asked for it."""
+
 CLOSE = "close"
 """The execution that the terminal event of a job closed from outside is counted in."""
 
@@ -63,7 +69,10 @@ class Sandboxes:
         self._held = held
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[Sandbox, Place]] = {}
+        self._known: dict[str, tuple[Sandbox, Place | None]] = {}
+        """Without a place: it is stopped."""
+        self._turns: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
+        """One thread at a time changes a sandbox."""
         self._in_the_making: set[str] = set()
         self.proven = threading.Event()
         """Set once the node has passed its self-test; until then it makes no sandbox."""
@@ -81,10 +90,10 @@ class Sandboxes:
     def place(self, sandbox_id: str) -> Place:
         """Where to run an execution. Raises `UnknownSandbox`."""
         with self._lock:
-            known = self._known.get(sandbox_id)
-        if known is None:
+            _, place = self._known.get(sandbox_id, (None, None))
+        if place is None:
             raise UnknownSandbox(sandbox_id)
-        return known[1]
+        return place
 
     def all(self) -> list[Sandbox]:
         with self._lock:
@@ -120,17 +129,88 @@ class Sandboxes:
             self._note_failed(created, fault)
             raise
 
-    def remove(self, sandbox: Sandbox) -> None:
+    def remove(self, sandbox: Sandbox, reason: str = REQUESTED) -> None:
         """Ends its jobs, then removes it with all that it held. Fine where it is gone."""
-        self._records.move(
-            sandbox,
-            to=SandboxState.REMOVING,
-            since=(SandboxState.CREATING, SandboxState.RUNNING, SandboxState.REMOVING),
-        )
-        self._close_jobs(sandbox.id, "sandbox_removed", "The sandbox was removed.", but=sandbox.id)
-        self._dispose(sandbox.id)
-        self._note_removed(sandbox)
-        log.info("sandbox removed", sandbox_id=sandbox.id, name=sandbox.name)
+        with self._turn(sandbox.id):
+            self._records.move(sandbox, to=SandboxState.REMOVING, since=THERE, reason=reason)
+            message = "The sandbox was removed."
+            self._close_jobs(sandbox.id, "sandbox_removed", message, but=sandbox.id)
+            self._dispose(sandbox.id)
+            self._note_removed(sandbox, reason)
+        with self._lock:
+            self._turns.pop(sandbox.id, None)
+        log.info("sandbox removed", sandbox_id=sandbox.id, name=sandbox.name, reason=reason)
+
+    def stop(self, sandbox: Sandbox, reason: str = REQUESTED) -> None:
+        """Ends its jobs and its container; its volume stays. Only where it is `stopping`.
+
+        Raises `DriverUnavailable`, after which it is still `stopping`.
+        """
+        if self.find(sandbox.id) is None:
+            return  # It is gone, or is not adopted yet: then the reaper stops it.
+        with self._turn(sandbox.id):
+            if self._records.get(sandbox.id).state is not SandboxState.STOPPING:
+                return
+            self._close_jobs(sandbox.id, "sandbox_stopped", "The sandbox was stopped.")
+            self._driver.remove(sandbox.id)
+            self._note_place(sandbox.id, SandboxState.STOPPED, None)
+            self._records.move(
+                sandbox, to=SandboxState.STOPPED, since=(SandboxState.STOPPING,), reason=reason
+            )
+        log.info("sandbox stopped", sandbox_id=sandbox.id, name=sandbox.name, reason=reason)
+
+    def start(self, sandbox: Sandbox) -> None:
+        """Starts what was stopped, on the volume that it had; else it is stopped again."""
+        if not self.adopted.is_set():
+            return  # The reaper starts it, once it is known what lives here.
+        with self._turn(sandbox.id):
+            if self._records.get(sandbox.id).state is not SandboxState.CREATING:
+                return
+            if self.find(sandbox.id) is None:
+                self.declare_lost(sandbox)  # Its volume is gone.
+                return
+            try:
+                self._make(sandbox)
+            except DriverFault as fault:
+                log.warning("sandbox not started", sandbox_id=sandbox.id, reason=str(fault))
+                self._note_place(sandbox.id, SandboxState.STOPPED, None)
+                self._records.move(
+                    sandbox,
+                    to=SandboxState.STOPPED,
+                    since=(SandboxState.CREATING,),
+                    reason="not_started",
+                    error=JobError(code=fault.code, message=str(fault), hint=fault.hint),
+                )
+
+    def pause(self, sandbox: Sandbox) -> None:
+        """Freezes all that runs in it. Raises `UnknownSandbox`, `DriverFault`."""
+        with self._turn(sandbox.id):
+            place = self.place(sandbox.id)
+            if self._records.get(sandbox.id).state is not SandboxState.RUNNING:
+                return
+            place.awake.clear()
+            # Before it is frozen: a worker that starts here would take its silence for its end.
+            self._note_place(sandbox.id, SandboxState.PAUSED, place)
+            self._driver.pause(sandbox.id)
+            self._records.move(sandbox, to=SandboxState.PAUSED, since=(SandboxState.RUNNING,))
+        log.info("sandbox paused", sandbox_id=sandbox.id, name=sandbox.name)
+
+    def resume(self, sandbox: Sandbox) -> None:
+        """Lets what was frozen go on. Raises `UnknownSandbox`, `DriverFault`."""
+        with self._turn(sandbox.id):
+            place = self.place(sandbox.id)
+            if self._records.get(sandbox.id).state is not SandboxState.PAUSED:
+                return
+            self._driver.resume(sandbox.id)
+            place.awake.set()
+            self._note_place(sandbox.id, SandboxState.RUNNING, place)
+            self._records.move(
+                sandbox,
+                to=SandboxState.RUNNING,
+                since=(SandboxState.PAUSED,),
+                event=SandboxEventType.RESUMED,
+            )
+        log.info("sandbox resumed", sandbox_id=sandbox.id, name=sandbox.name)
 
     def end_session(self, sandbox_id: str, name: str) -> None:
         """Ends a session's shell, what it left running, and the jobs that wait for it.
@@ -143,6 +223,13 @@ class Sandboxes:
                 self._close(job, "session_deleted", "The session was deleted.", expect=job.status)
         self.place(sandbox_id).client.end_session(name)
 
+    def tell_out_of_memory(self, sandbox: Sandbox) -> None:
+        """A program in it was ended for want of memory."""
+        try:
+            self._records.tell(sandbox, SandboxEventType.OUT_OF_MEMORY)
+        except StoreUnavailable as fault:
+            log.warning("event not told", sandbox_id=sandbox.id, reason=fault.message)
+
     def declare_lost(self, sandbox: Sandbox) -> None:
         """Ends the jobs of a sandbox that died by itself or behind our back."""
         log.warning("sandbox lost", sandbox_id=sandbox.id, name=sandbox.name)
@@ -152,7 +239,7 @@ class Sandboxes:
         self._records.move(
             sandbox,
             to=SandboxState.FAILED,
-            since=(SandboxState.CREATING, SandboxState.RUNNING),
+            since=THERE,
             node=self._node_id,
             error=JobError(code="sandbox_lost", message=message, hint="Create it anew."),
         )
@@ -178,38 +265,67 @@ class Sandboxes:
     def look_after(self) -> None:
         """One round of the reaper. Raises `DriverUnavailable`."""
         # Known before the driver is asked: what is made meanwhile is not missed by it.
-        known = self.all()
+        with self._lock:
+            known = [(sandbox, place) for sandbox, place in self._known.values() if place]
         there = self._driver.sandboxes()
         with self._lock:
             unknown = there - self._known.keys() - self._in_the_making
         for sandbox_id in unknown:
             log.warning("orphan removed", sandbox_id=sandbox_id)
             self._dispose(sandbox_id)
-        for sandbox in known:
-            is_gone = sandbox.id not in there or not self._driver.is_alive(sandbox.id)
-            if is_gone and self.find(sandbox.id) is not None:
+        for sandbox, place in known:
+            if sandbox.id in there and self._driver.is_alive(sandbox.id):
+                continue
+            with self._turn(sandbox.id), self._lock:
+                # Else it was stopped, or started anew, since the driver was asked.
+                is_gone = self._known.get(sandbox.id, (None, None))[1] is place
+            if is_gone:
                 self.declare_lost(sandbox)
 
     def _adopt_one(self, directory: SandboxDirectory, saved: SavedState) -> None:
         sandbox = saved.sandbox
-        client = RuntimeClient(directory.socket, saved.token)
-        try:
-            alive = self._driver.is_alive(sandbox.id) and client.ping().boot_id == sandbox.boot_id
-        except RuntimeFault:
-            alive = False
+        place = self._place_of(directory, saved)
+        is_there = place is not None or sandbox.state is SandboxState.STOPPED
         try:
             record = self._records.get(sandbox.id)
         except SandboxNotFound:
             record = sandbox
-            if alive:
+            if is_there:
                 self._records.restore(sandbox)
-        if not alive:
-            self.declare_lost(sandbox)
-        elif record.state is SandboxState.RUNNING:
-            self._know(sandbox, Place(client, sandbox.boot_id))
-            log.info("sandbox adopted", sandbox_id=sandbox.id, name=sandbox.name)
-        else:
-            self.remove(sandbox)
+        self._know(sandbox, place)
+        log.info("sandbox adopted", sandbox_id=sandbox.id, state=sandbox.state, there=is_there)
+        match record.state:
+            case SandboxState.REMOVING | SandboxState.REMOVED | SandboxState.FAILED:
+                self.remove(sandbox)
+            case SandboxState.STOPPING:
+                self.stop(sandbox)
+            case _ if not is_there:
+                self.declare_lost(sandbox)
+            case SandboxState.CREATING if place is not None:
+                running = SandboxState.RUNNING
+                self._records.move(
+                    sandbox, to=running, since=(SandboxState.CREATING,), boot_id=sandbox.boot_id
+                )
+            case SandboxState.RUNNING if place is not None and not place.awake.is_set():
+                self._driver.resume(sandbox.id)  # It was to be paused, and nobody was told so.
+                place.awake.set()
+                self._note_place(sandbox.id, SandboxState.RUNNING, place)
+            case _:
+                pass
+
+    def _place_of(self, directory: SandboxDirectory, saved: SavedState) -> Place | None:
+        """Where its runtime answers; None where it does not, or is not to."""
+        sandbox = saved.sandbox
+        if sandbox.state is SandboxState.STOPPED or not self._driver.is_alive(sandbox.id):
+            return None
+        place = Place.of(RuntimeClient(directory.socket, saved.token), sandbox.boot_id)
+        if sandbox.state is SandboxState.PAUSED:
+            place.awake.clear()  # Frozen, it answers nobody.
+            return place
+        try:
+            return place if place.client.ping().boot_id == sandbox.boot_id else None
+        except RuntimeFault:
+            return None
 
     def _finish_what_was_begun(self) -> None:
         """Records that name this node, for which it has nothing."""
@@ -222,13 +338,15 @@ class Sandboxes:
                 continue
             if record.state is SandboxState.REMOVING:
                 self.remove(record)
-            elif record.state in (SandboxState.CREATING, SandboxState.RUNNING):
+            elif record.state in THERE:
                 self.declare_lost(record)
 
     def _make(self, sandbox: Sandbox) -> Sandbox:
+        """Raises `DriverFault`, after which nothing of it is left but the volume that it had."""
         if not self.proven.wait(START_DEADLINE_S):
             raise DriverUnavailable("the node has not passed its self-test")
         directory = SandboxDirectory(self._root, sandbox.id)
+        had_volume = self.find(sandbox.id) is not None
         started = self._monotonic()
         with self._lock:
             self._in_the_making.add(sandbox.id)
@@ -240,9 +358,12 @@ class Sandboxes:
             boot_id = self._first_ping(sandbox.id, client)
             made = msgspec.structs.replace(sandbox, boot_id=boot_id, state=SandboxState.RUNNING)
             directory.save(SavedState(sandbox=made, token=token))
-            self._know(made, Place(client, boot_id))
+            self._know(made, Place.of(client, boot_id))
         except (DriverFault, OSError) as error:
-            self._dispose(sandbox.id)
+            if had_volume:
+                self._driver.remove(sandbox.id)
+            else:
+                self._dispose(sandbox.id)
             if isinstance(error, DriverFault):
                 raise
             raise CreateFailed(f"the sandbox's directory: {error}") from error
@@ -296,15 +417,36 @@ class Sandboxes:
         writer = Writer(job.id, job.line, job.sandbox_id, None)
         self._stream.append(writer, CLOSE, [NumberedEvent(1, error)], expect=expect)
 
-    def _know(self, sandbox: Sandbox, place: Place) -> None:
+    def _know(self, sandbox: Sandbox, place: Place | None) -> None:
         with self._lock:
             self._known[sandbox.id] = (sandbox, place)
+
+    def _note_place(self, sandbox_id: str, state: SandboxState, place: Place | None) -> None:
+        """Writes down, here and on disk, what has become of a sandbox that is known."""
+        with self._lock:
+            sandbox, former = self._known[sandbox_id]
+        if former is not None and place is None:
+            former.client.close()
+            former.awake.set()
+        directory = SandboxDirectory(self._root, sandbox_id)
+        saved = directory.load()
+        changed = msgspec.structs.replace(sandbox, state=state)
+        directory.save(SavedState(sandbox=changed, token=saved.token if saved else ""))
+        self._know(changed, place)
+
+    @contextmanager
+    def _turn(self, sandbox_id: str) -> Iterator[None]:
+        with self._lock:
+            turn = self._turns[sandbox_id]
+        with turn:
+            yield
 
     def _dispose(self, sandbox_id: str) -> None:
         with self._lock:
             known = self._known.pop(sandbox_id, None)
-        if known is not None:
+        if known is not None and known[1] is not None:
             known[1].client.close()
+            known[1].awake.set()
         try:
             self._driver.remove(sandbox_id)
         except DriverUnavailable as fault:
@@ -313,11 +455,12 @@ class Sandboxes:
             return
         SandboxDirectory(self._root, sandbox_id).delete()
 
-    def _note_removed(self, sandbox: Sandbox) -> None:
+    def _note_removed(self, sandbox: Sandbox, reason: str = REQUESTED) -> None:
         self._records.move(
             sandbox,
             to=SandboxState.REMOVED,
             since=(SandboxState.REMOVING,),
+            reason=reason,
             node=self._node_id,
         )
 

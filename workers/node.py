@@ -28,12 +28,14 @@ from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
 from workers.publisher import Publisher
+from workers.reaper import Reaper
 from workers.run_build import BuildRunner
 from workers.runner import Runner
 from workers.settings import Settings
 
 LOCK_PATIENCE_S = 15.0
 REAP_ROUND_S = 10.0
+IDLE_ROUND_S = 1.0
 RECOVER_ROUND_S = 5.0
 CHECK_ROUND_S = 2.0
 SELF_TEST_PAUSE_S = 5.0
@@ -69,6 +71,11 @@ class Node:
             jobs=self._jobs,
             stream=stream,
             held=self._held,
+        )
+        self._reaper = Reaper(
+            sandboxes=self.sandboxes,
+            records=self._records,
+            idle_timeout_s=settings.defaults.idle_timeout_s,
         )
         self._publisher = Publisher(
             jobs=self._jobs,
@@ -116,7 +123,8 @@ class Node:
             ("heartbeat", self._every(self._settings.heartbeat_s, self._beat)),
             ("check", self._every(CHECK_ROUND_S, self._check_driver)),
             ("lease", self._every(self._settings.renew_s, self._renew)),
-            ("reaper", self._every(REAP_ROUND_S, self._reap)),
+            ("orphans", self._every(REAP_ROUND_S, self._look_after)),
+            ("reaper", self._every(IDLE_ROUND_S, self._reap)),
             ("recovery", self._every(RECOVER_ROUND_S, self._recover)),
         ):
             threading.Thread(target=body, name=name, daemon=True).start()
@@ -205,9 +213,13 @@ class Node:
             else:
                 held.pass_on_cancel()
 
-    def _reap(self) -> None:
+    def _look_after(self) -> None:
         if self.sandboxes.adopted.is_set() and not self._problem:
             self.sandboxes.look_after()
+
+    def _reap(self) -> None:
+        if self.sandboxes.adopted.is_set() and not self._problem:
+            self._reaper.look()
 
     def _recover(self) -> None:
         if self._nodes.lead(self._epoch, life_s=RECOVER_ROUND_S * 3):

@@ -39,6 +39,9 @@ RUNTIME_PATIENCE_S = 5.0
 
 SETTLE_ROUND_S = 0.5
 
+PAUSE_LOOK_S = 0.5
+"""How soon the thread of a paused sandbox's job sees that it is to let go."""
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
@@ -54,6 +57,14 @@ class Place(NamedTuple):
 
     client: RuntimeClient
     boot_id: str | None
+    awake: threading.Event
+    """Not set while the sandbox is paused: its runtime is silent, and not lost."""
+
+    @classmethod
+    def of(cls, client: RuntimeClient, boot_id: str | None) -> Place:
+        awake = threading.Event()
+        awake.set()
+        return cls(client, boot_id, awake)
 
 
 class Settling(NamedTuple):
@@ -106,6 +117,9 @@ class Publisher:
         fresh = not resumed
         while True:
             self._check(held)
+            if not place.awake.wait(PAUSE_LOOK_S):
+                unreachable_since = None
+                continue
             after = (
                 0
                 if fresh

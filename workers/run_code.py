@@ -9,13 +9,13 @@ from workers.contract.sandboxes import ContextRecord, Sandbox
 
 def code_request(spec: CodeSpec, sandbox: Sandbox, context: ContextRecord | None) -> CodeRequest:
     """What the runtime is asked; `context` is None where it was deleted since."""
-    started_with = CodeContext(id=spec.context, language=spec.language, env=sandbox.spec.env)
+    started_with = CodeContext(id=spec.context, language=spec.language, env=sandbox.user_env)
     if context is not None:
         started_with = CodeContext(
             id=context.id,
             language=context.language,
             cwd=context.cwd,
-            env={**sandbox.spec.env, **context.env_vars},
+            env={**sandbox.user_env, **context.env_vars},
         )
     return CodeRequest(
         code=spec.code,

@@ -9,9 +9,9 @@ from workers.contract.sandboxes import Sandbox, SessionRecord
 
 def exec_request(spec: ExecSpec, sandbox: Sandbox, session: SessionRecord | None) -> ExecRequest:
     """What the runtime is asked; `session` is None for the implicit one."""
-    shell = Session(name=spec.session, env=sandbox.spec.env)
+    shell = Session(name=spec.session, env=sandbox.user_env)
     if session is not None:
-        shell = Session(name=session.name, cwd=session.cwd, env={**sandbox.spec.env, **session.env})
+        shell = Session(name=session.name, cwd=session.cwd, env={**sandbox.user_env, **session.env})
     return ExecRequest(
         command=spec.command,
         argv=spec.argv,

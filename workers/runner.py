@@ -116,6 +116,8 @@ class Runner:
             translate=_with_attempt(job),
             resumed=claim.resumed,
         )
+        if end.oom_killed:
+            self._sandboxes.tell_out_of_memory(claim.sandbox)
         if isinstance(end, Error):
             # Of ours, where the runtime could not be asked; what it told itself is in the stream.
             self._end(held, end.code, end.error, end.hint)

@@ -23,6 +23,7 @@ class SandboxDefaults:
     disk_mb: int
     disk_reserve_mb: int
     """What is to stay free of the node's disk: with less, no sandbox is made."""
+    idle_timeout_s: float
     build_network: Network
     """Builds fetch what they need; other sandboxes ask for a network."""
 
@@ -66,6 +67,7 @@ class Settings:
                 pids=environment.integer("COLDFRAME_SANDBOX_PIDS", 512, at_least=32),
                 disk_mb=environment.integer("COLDFRAME_SANDBOX_DISK_MB", 2048, at_least=64),
                 disk_reserve_mb=environment.integer("COLDFRAME_DISK_RESERVE_MB", 1024, at_least=0),
+                idle_timeout_s=environment.number("COLDFRAME_SANDBOX_IDLE_TIMEOUT_S", 600.0),
                 build_network=Network(
                     environment.choice("COLDFRAME_BUILD_NETWORK", "egress", tuple(Network))
                 ),

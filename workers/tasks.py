@@ -11,7 +11,7 @@ from celery.exceptions import Ignore
 
 from workers.contract.jobs import JobKind
 from workers.contract.queue import PLACE_TASK, PRUNE_TASK, task_name
-from workers.contract.store import JobStore
+from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,14 @@ class Starts:
             dispatcher.send("task-started", uuid=task_id)
 
 
-def register(app: Celery, *, node: Callable[[], Node], jobs: JobStore, starts: Starts) -> None:
+def register(
+    app: Celery,
+    *,
+    node: Callable[[], Node],
+    jobs: JobStore,
+    sandboxes: SandboxStore,
+    starts: Starts,
+) -> None:
     """Adds the tasks to an application. `node` gives the worker's node, once it has started."""
 
     def run(_: Task[Any, Any], job_id: str) -> None:
@@ -49,7 +56,8 @@ def register(app: Celery, *, node: Callable[[], Node], jobs: JobStore, starts: S
 
     def prune(_: Task[Any, Any]) -> None:
         dropped = jobs.prune(jobs.owners())
-        log.info("job lists pruned", dropped=dropped)
+        names = sandboxes.prune_names()
+        log.info("lists pruned", jobs=dropped, sandbox_names=names)
 
     for kind in JobKind:
         app.task(run, name=task_name(kind), bind=True)

@@ -60,12 +60,13 @@ class _Request(
 class Session(_Request, frozen=True):
     """The session that a command runs in; its shell is started on first use.
 
-    `cwd` and `env` are the session's own, applied when its shell starts.
+    `cwd` is where its shell starts. What changes in `env` is applied before the next command; None
+    unsets.
     """
 
     name: str = "default"
     cwd: str = "/workspace"
-    env: dict[str, str] = {}
+    env: dict[str, str | None] = {}
 
 
 class ExecRequest(_Request, frozen=True, tag="exec", tag_field="kind"):
@@ -91,7 +92,8 @@ class CodeContext(_Request, frozen=True):
     id: str
     language: str = "python"
     cwd: str = "/workspace"
-    env: dict[str, str] = {}
+    env: dict[str, str | None] = {}
+    """None unsets."""
 
 
 class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):

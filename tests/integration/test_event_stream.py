@@ -300,7 +300,7 @@ def test_following_a_job_whose_events_have_expired_says_so(bench: Bench, hub: Hu
 
 def test_following_an_unknown_job_says_so_when_its_record_is_looked_for(bench: Bench) -> None:
     with pytest.raises(JobNotFound):
-        bench.stream.is_completed(new_id())
+        bench.stream.is_over(new_id())
 
 
 def test_ids_grow_by_one_whoever_writes(bench: Bench) -> None:

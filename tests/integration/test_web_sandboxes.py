@@ -5,10 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
+import redis
 
-from tests.integration.web_client import Web, code_of, field_of, json_of, wait_for, web_on
+from tests.integration.web_client import (
+    AUTH,
+    Json,
+    Web,
+    code_of,
+    field_of,
+    json_of,
+    received,
+    wait_for,
+    web_on,
+)
 from tests.integration.web_node import NODE, FakeNode
 from tests.redis_server import RedisServer
 from workers.contract.connection import connect
@@ -150,14 +162,170 @@ def test_a_name_is_free_again_after_its_sandbox_was_removed(web: Web) -> None:
     assert web.exec("say hi")["stdout"] == "hi\n"
 
 
-def test_a_command_for_a_removed_sandbox_finds_none(web: Web) -> None:
-    web.sandbox()
+def test_a_command_for_a_removed_sandbox_gets_a_new_one(web: Web) -> None:
+    removed = web.sandbox()
     web.exec("say hi")
     web.send("DELETE", "/v1/sandboxes/box")
 
-    answer = web.send("POST", "/v1/sandboxes/box/exec", {"command": "say hi"})
+    assert web.exec("say hi")["stdout"] == "hi\n"
+    assert json_of(web.send("GET", "/v1/sandboxes/box"))["id"] != removed["id"]
 
-    assert (answer.status_code, code_of(answer)) == (404, "sandbox_not_found")
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("exec", {"command": "say hi"}, 200),
+        ("code", {"code": "say hi"}, 200),
+        ("sessions", {"name": "s"}, 201),
+        ("contexts", {"language": "python"}, 201),
+    ],
+)
+def test_the_first_use_of_a_name_makes_its_sandbox(
+    web: Web, path: str, body: dict[str, str], status: int
+) -> None:
+    answer = web.send("POST", f"/v1/sandboxes/box/{path}", body)
+
+    assert answer.status_code == status
+    assert json_of(web.send("GET", "/v1/sandboxes/box"))["state"] == "running"
+
+
+def test_fifty_first_commands_for_one_name_at_once_make_one_sandbox(
+    web: Web, node: FakeNode
+) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        results = list(pool.map(lambda _: web.exec("say hi"), range(50)))
+
+    assert {result["stdout"] for result in results} == {"hi\n"}
+    jobs = [json_of(web.send("GET", f"/v1/jobs/{result['jobId']}")) for result in results]
+    assert {job["sandbox"] for job in jobs} == {"box"}
+    assert len(node.nodes.sandboxes_of(NODE)) == 1
+
+
+def test_a_first_command_with_a_name_that_cannot_be_is_refused(web: Web) -> None:
+    answer = web.send("POST", "/v1/sandboxes/A_B/exec", {"command": "say hi"})
+
+    assert (answer.status_code, field_of(answer)) == (422, "name")
+
+
+def test_a_sandbox_is_stopped_and_started_again(web: Web) -> None:
+    sandbox = web.sandbox()
+
+    stopped = [web.send("POST", "/v1/sandboxes/box/stop") for _ in range(2)]
+    started = [web.send("POST", "/v1/sandboxes/box/start") for _ in range(2)]
+
+    assert [(a.status_code, json_of(a)["state"]) for a in stopped] == [(200, "stopped")] * 2
+    assert [(a.status_code, json_of(a)["state"]) for a in started] == [(200, "running")] * 2
+    assert json_of(started[0])["id"] == sandbox["id"]
+
+
+def test_a_command_starts_a_sandbox_that_was_stopped(web: Web) -> None:
+    web.sandbox()
+    web.exec("say hi")
+    web.send("POST", "/v1/sandboxes/box/stop")
+
+    assert web.exec("say again")["stdout"] == "again\n"
+
+
+def test_a_paused_sandbox_takes_no_command_until_it_is_resumed(web: Web) -> None:
+    web.sandbox()
+    web.exec("say hi")
+
+    paused = web.send("POST", "/v1/sandboxes/box/pause")
+    refused = web.send("POST", "/v1/sandboxes/box/exec", {"command": "say hi"})
+    resumed = web.send("POST", "/v1/sandboxes/box/resume")
+
+    assert json_of(paused)["state"] == "paused"
+    assert (refused.status_code, code_of(refused)) == (409, "sandbox_paused")
+    assert json_of(resumed)["state"] == "running"
+    assert web.exec("say hi")["stdout"] == "hi\n"
+
+
+@pytest.mark.parametrize("change", ["pause", "resume"])
+def test_a_state_that_does_not_take_a_change_is_named(web: Web, change: str) -> None:
+    web.sandbox()
+    web.send("POST", "/v1/sandboxes/box/stop")
+
+    answer = web.send("POST", f"/v1/sandboxes/box/{change}")
+
+    assert (answer.status_code, code_of(answer)) == (409, "sandbox_not_running")
+    assert "stopped" in json_of(answer)["error"]["message"]
+
+
+def test_what_happens_to_a_sandbox_is_a_stream_that_ends_with_its_removal(web: Web) -> None:
+    sandbox = web.sandbox()
+    reader = web.client.get(
+        "/v1/sandboxes/box/events", headers={**AUTH, "Last-Event-ID": "1-1"}, buffered=False
+    )
+
+    web.send("POST", "/v1/sandboxes/box/stop")
+    web.send("POST", "/v1/sandboxes/box/start")
+    web.send("POST", "/v1/sandboxes/box/renew", {})
+    web.send("DELETE", "/v1/sandboxes/box")
+
+    events = received(reader.text)
+    assert [item.id for item in events] == [f"1-{n}" for n in range(2, len(events) + 2)]
+    assert [item.event["type"] for item in events] == [
+        *("started", "stopping", "stopped", "starting", "started"),
+        *("renewed", "removing", "removed"),
+    ]
+    assert {item.event["sandboxId"] for item in events} == {sandbox["id"]}
+    assert events[1].event["reason"] == "requested"
+
+
+def test_sandboxes_are_listed_by_label_and_state(web: Web) -> None:
+    web.sandbox("a", labels={"team": "red"})
+    web.sandbox("b", labels={"team": "blue"})
+    web.sandbox("c")
+    web.send("POST", "/v1/sandboxes/b/stop")
+
+    def names(query: str) -> list[str]:
+        listed = json_of(web.send("GET", f"/v1/sandboxes?{query}"))["sandboxes"]
+        return [sandbox["name"] for sandbox in listed]
+
+    assert names("label=team") == ["a", "b"]
+    assert names("label=team=blue") == ["b"]
+    assert names("state=running") == ["a", "c"]
+    assert names("state=stopped&label=team=red") == []
+
+
+def test_a_lifetime_says_when_the_sandbox_is_removed_and_is_renewed(web: Web) -> None:
+    made = web.sandbox(maxLifetimeMs=60_000, idleTimeoutMs=5_000, keepAlive=True)
+
+    renewed = json_of(web.send("POST", "/v1/sandboxes/box/renew", {"maxLifetimeMs": 120_000_000}))
+
+    lifetime = datetime.fromisoformat(made["expiresAt"]) - datetime.fromisoformat(made["createdAt"])
+    assert lifetime.total_seconds() == 60
+    assert (made["idleTimeoutMs"], made["keepAlive"]) == (5_000, True)
+    assert renewed["expiresAt"] > made["expiresAt"]
+    assert renewed["idleTimeoutMs"] == 5_000
+
+
+def test_variables_of_a_sandbox_are_added_up_and_unset_with_null(web: Web, node: FakeNode) -> None:
+    sandbox = web.sandbox(env={"A": "1", "B": "2"})
+
+    answers = [
+        web.send("PUT", "/v1/sandboxes/box/env", {"env": env})
+        for env in ({"A": "x", "C": "3"}, {"B": None}, {"C": "it's 4"})
+    ]
+
+    assert [answer.status_code for answer in answers] == [204] * 3
+    found = node.sandboxes.get(sandbox["id"])
+    assert found.user_env == {"A": "x", "B": None, "C": "it's 4"}
+
+
+def test_the_names_of_failed_sandboxes_are_forgotten_with_their_records(
+    web: Web, node: FakeNode, redis_server: RedisServer
+) -> None:
+    web.send("PUT", "/v1/sandboxes/broken", {})
+    web.sandbox("kept")
+    failed = node.sandboxes.by_name("default", "broken")
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.delete(f"cf:sandbox:{failed.id}")
+
+        dropped = node.sandboxes.prune_names()
+
+        assert dropped == 1
+        assert set(client.hgetall("cf:sandbox-names:default")) == {b"kept"}
 
 
 def test_two_removals_at_once_both_succeed(web: Web) -> None:
@@ -277,7 +445,7 @@ def test_a_sandbox_that_takes_too_long_is_asked_for_again(
         assert web.send("PUT", "/v1/sandboxes/slow", {}).status_code == 200
 
 
-def test_a_sandbox_that_is_not_running_takes_no_command(
+def test_a_command_waits_for_a_sandbox_that_is_being_made_and_not_for_ever(
     redis_server: RedisServer, node: FakeNode
 ) -> None:
     with web_on(redis_server, create_limit_s=0.1) as web:
@@ -289,7 +457,7 @@ def test_a_sandbox_that_is_not_running_takes_no_command(
             web.send("POST", "/v1/sandboxes/slow/contexts", {"language": "python"}),
         ]
 
-        assert [(a.status_code, code_of(a)) for a in answers] == [(409, "sandbox_not_running")] * 3
+        assert [(a.status_code, code_of(a)) for a in answers] == [(503, "sandbox_starting")] * 3
 
 
 def test_without_a_node_nothing_is_made_and_the_answer_comes_at_once(alone: Web) -> None:
@@ -398,29 +566,26 @@ def test_a_context_of_a_language_that_is_not_there_says_which_are(web: Web) -> N
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("GET", "/v1/sandboxes/nope"),
-        ("DELETE", "/v1/sandboxes/nope"),
-        ("GET", "/v1/sandboxes/nope/ping"),
-        ("POST", "/v1/sandboxes/nope/exec"),
-        ("POST", "/v1/sandboxes/nope/code"),
-        ("GET", "/v1/sandboxes/nope/sessions"),
-        ("POST", "/v1/sandboxes/nope/sessions"),
-        ("DELETE", "/v1/sandboxes/nope/sessions/x"),
-        ("GET", "/v1/sandboxes/nope/contexts"),
-        ("POST", "/v1/sandboxes/nope/contexts"),
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/ping"),
+        ("GET", "/events"),
+        ("POST", "/start"),
+        ("POST", "/stop"),
+        ("POST", "/pause"),
+        ("POST", "/resume"),
+        ("POST", "/renew"),
+        ("PUT", "/env"),
+        ("GET", "/sessions"),
+        ("DELETE", "/sessions/x"),
+        ("GET", "/contexts"),
     ],
 )
-def test_a_sandbox_that_is_not_there_is_said_by_every_route(
+def test_a_sandbox_that_is_not_there_is_said_by_every_route_that_does_not_use_it(
     web: Web, method: str, path: str
 ) -> None:
-    bodies = {
-        "exec": {"command": "x"},
-        "code": {"code": "x"},
-        "sessions": {"name": "x"},
-        "contexts": {"language": "python"},
-    }
-    body = bodies.get(path.rpartition("/")[2]) if method == "POST" else None
+    bodies: dict[str, Json] = {"/renew": {}, "/env": {"env": {}}}
 
-    answer = web.send(method, path, body)
+    answer = web.send(method, f"/v1/sandboxes/nope{path}", bodies.get(path))
 
     assert (answer.status_code, code_of(answer)) == (404, "sandbox_not_found")

@@ -37,7 +37,11 @@ from workers.contract.queue import (
     PLACEMENT_QUEUE,
     ControlChannel,
     ControlMessage,
+    PauseSandbox,
     RemoveSandbox,
+    ResumeSandbox,
+    StartSandbox,
+    StopSandbox,
     node_queue,
 )
 from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxState
@@ -49,6 +53,14 @@ NODE = "node-1"
 NOW = "2026-01-01T00:00:00.000Z"
 SOON = "2026-01-01T00:00:01.500Z"
 LEASE_MS = 30_000
+
+CHANGES: dict[type, tuple[SandboxState, SandboxState]] = {
+    RemoveSandbox: (SandboxState.REMOVING, SandboxState.REMOVED),
+    StopSandbox: (SandboxState.STOPPING, SandboxState.STOPPED),
+    StartSandbox: (SandboxState.CREATING, SandboxState.RUNNING),
+    PauseSandbox: (SandboxState.RUNNING, SandboxState.PAUSED),
+    ResumeSandbox: (SandboxState.PAUSED, SandboxState.RUNNING),
+}
 
 
 class FakeNode:
@@ -124,7 +136,7 @@ class FakeNode:
     def _beat_once(self) -> None:
         record = NodeRecord(
             id=NODE,
-            driver="fake",
+            driver="docker",
             ready=self._ready,
             problem=self._problem,
             images=["default", "slim"],
@@ -135,11 +147,10 @@ class FakeNode:
     def _hear(self) -> None:
         for message in self.control.receive(NODE, 0.1):
             self.told.append(message)
-            if isinstance(message, RemoveSandbox):
-                sandbox = self.sandboxes.get(message.sandbox_id)
-                self.sandboxes.move(
-                    sandbox, to=SandboxState.REMOVED, since=(SandboxState.REMOVING,), node=NODE
-                )
+            if change := CHANGES.get(type(message)):
+                sandbox = self.sandboxes.get(message.sandbox_id)  # type: ignore[union-attr]
+                since, to = change
+                self.sandboxes.move(sandbox, to=to, since=(since,), node=NODE)
 
     def _take_messages(self) -> None:
         found = self._client.brpop([node_queue(NODE), PLACEMENT_QUEUE], timeout=0.1)

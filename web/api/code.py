@@ -8,24 +8,31 @@ import msgspec
 from flask import Response
 
 from web.api.job_answers import JobAnswers, Order, digest_of
+from web.names import SandboxNames
 from web.operations import Operation
 from web.outcomes import CodeOutcome
 from web.schemas import CodeRequest, CodeResult, JobView, language_of
 from workers.contract.errors import ContextLanguageDiffers, ContextNotFound
 from workers.contract.jobs import Job, JobKind, line_of, new_id
-from workers.contract.sandboxes import DEFAULT_CONTEXT_PREFIX, ContextRecord
+from workers.contract.sandboxes import DEFAULT_CONTEXT_PREFIX, ContextRecord, Sandbox
 from workers.contract.store import SandboxStore
 
 DEFAULT_LANGUAGE = "python"
 
 
 class CodeRoutes:
-    """Cells, in a code context of a sandbox that is there."""
+    """Cells, in a code context; the first one makes the sandbox."""
 
     def __init__(
-        self, *, sandboxes: SandboxStore, answers: JobAnswers, now: Callable[[], str]
+        self,
+        *,
+        sandboxes: SandboxStore,
+        names: SandboxNames,
+        answers: JobAnswers,
+        now: Callable[[], str],
     ) -> None:
         self._sandboxes = sandboxes
+        self._names = names
         self._answers = answers
         self._now = now
 
@@ -44,13 +51,15 @@ class CodeRoutes:
     def run(self, owner: str, name: str, body: CodeRequest) -> Response:
         """Run a cell in a code context, or in the sandbox's own context of the language."""
         language = body.asked_language()
-        sandbox = self._sandboxes.by_name(owner, name)
+        return self._names.use(owner, name, lambda sandbox: self._run_in(sandbox, body, language))
+
+    def _run_in(self, sandbox: Sandbox, body: CodeRequest, language: str | None) -> Response:
         context = self._context(sandbox.id, body, language)
         spec = body.to_spec(context)
         job = Job(
             id=new_id(),
             kind=JobKind.CODE,
-            owner=owner,
+            owner=sandbox.owner,
             spec=spec,
             created_at=self._now(),
             sandbox_id=sandbox.id,

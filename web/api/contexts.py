@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from flask import Response
 
-from web.api.sessions import running
+from web.api.sessions import check_running
+from web.names import SandboxNames
 from web.operations import Operation, json_answer, no_content
 from web.schemas import ContextRequest, ContextsPage, ContextView, context_view, language_of
 from workers.contract.jobs import new_id
 from workers.contract.queue import ControlChannel, EndContext
-from workers.contract.sandboxes import ContextRecord
+from workers.contract.sandboxes import ContextRecord, Sandbox
 from workers.contract.store import SandboxStore
 
 
@@ -19,9 +20,15 @@ class ContextRoutes:
     """Kernels of a sandbox, and the variables that they hold."""
 
     def __init__(
-        self, *, sandboxes: SandboxStore, control: ControlChannel, now: Callable[[], str]
+        self,
+        *,
+        sandboxes: SandboxStore,
+        names: SandboxNames,
+        control: ControlChannel,
+        now: Callable[[], str],
     ) -> None:
         self._sandboxes = sandboxes
+        self._names = names
         self._control = control
         self._now = now
 
@@ -38,7 +45,6 @@ class ContextRoutes:
     def create(self, owner: str, name: str, body: ContextRequest) -> Response:
         """Create a code context; its kernel starts with its first cell."""
         language = language_of(body.language)
-        sandbox = running(self._sandboxes.by_name(owner, name))
         context = ContextRecord(
             id=new_id(),
             language=language,
@@ -46,7 +52,12 @@ class ContextRoutes:
             cwd=body.cwd,
             env_vars=body.env_vars,
         )
-        self._sandboxes.add_context(sandbox.id, context)
+
+        def add(sandbox: Sandbox) -> None:
+            check_running(self._sandboxes.get(sandbox.id))
+            self._sandboxes.add_context(sandbox.id, context)
+
+        self._names.use(owner, name, add)
         return json_answer(context_view(context), 201)
 
     def list_all(self, owner: str, name: str) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from flask import Response
 
 from web.api.job_answers import JobAnswers, Order, digest_of
@@ -11,14 +12,13 @@ from web.names import SandboxNames
 from web.operations import Operation
 from web.outcomes import ExecOutcome
 from web.schemas import ExecRequest, ExecResult, JobView
-from workers.contract.errors import SandboxNotRunning, SessionNotFound
 from workers.contract.jobs import ExecSpec, Job, JobKind, line_of, new_id
 from workers.contract.sandboxes import Sandbox
 from workers.contract.store import SandboxStore
 
 
 class ExecRoutes:
-    """Commands and programs, in a sandbox that is there."""
+    """Commands and programs; the first one makes the sandbox."""
 
     def __init__(
         self,
@@ -48,17 +48,13 @@ class ExecRoutes:
     def run(self, owner: str, name: str, body: ExecRequest) -> Response:
         """Run a command in a session's shell, or a program without one."""
         spec = body.to_spec()
-        remembered = self._names.remembered(owner, name)
-        if remembered is not None:
-            try:
-                return self._run_in(remembered, body, spec)
-            except (SandboxNotRunning, SessionNotFound):
-                pass  # Perhaps another sandbox has the name now.
-        return self._run_in(self._names.find(owner, name), body, spec)
+        return self._names.use(owner, name, lambda sandbox: self._run_in(sandbox, body, spec))
 
     def _run_in(self, sandbox: Sandbox, body: ExecRequest, spec: ExecSpec) -> Response:
         if spec.argv is None:
-            self._sandboxes.check_session(sandbox.id, spec.session)
+            session = self._sandboxes.session(sandbox.id, spec.session)
+            if session is not None and session.timeout_ms and body.timeout_ms is msgspec.UNSET:
+                spec = msgspec.structs.replace(spec, timeout_ms=session.timeout_ms)
         job = Job(
             id=new_id(),
             kind=JobKind.EXEC,

@@ -17,12 +17,12 @@ from flask import Response, g, request
 from web import sse
 from web.admission import Admission
 from web.cancellation import Cancellation
-from web.errors import InvalidField
+from web.errors import InvalidEventId, InvalidField
 from web.metrics import Metrics
 from web.operations import json_answer
 from web.outcomes import Outcome
 from web.readers import Reader, Readers, client_left
-from web.schemas import job_view
+from web.schemas import EventsQuery, job_view
 from workers.contract.errors import EventsExpired, Fault, JobNotFound
 from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent, decode_event
 from workers.contract.jobs import Job
@@ -117,8 +117,12 @@ class JobAnswers:
         *,
         after: EventId = BEFORE_ALL,
         cancel_with_reader: bool = False,
+        location: str = "",
     ) -> Response:
-        """A job's events as they come; the reader is closed with the response."""
+        """The events of a job, or of the sandbox at `location`, as they come.
+
+        The reader is closed with the response.
+        """
         run = _StreamRun(
             job_id,
             reader,
@@ -128,7 +132,7 @@ class JobAnswers:
         tick_s = min(self._heartbeat_s, GONE_LOOK_S) if cancel_with_reader else self._heartbeat_s
         response = Response(
             sse.frames(run.events(after, tick_s), heartbeat_s=self._heartbeat_s),
-            headers={**sse.HEADERS, "Location": f"/v1/jobs/{job_id}"},
+            headers={**sse.HEADERS, "Location": location or f"/v1/jobs/{job_id}"},
         )
         response.call_on_close(reader.close)
         if cancel_with_reader:
@@ -244,6 +248,17 @@ def digest_of(body: msgspec.Struct, archive: bytes = b"") -> str:
     whole.update(hashlib.sha256(canonical).digest())
     whole.update(hashlib.sha256(archive).digest())
     return whole.hexdigest()
+
+
+def last_event_id(query: EventsQuery) -> EventId:
+    """Where a reader wants to go on. Raises `InvalidEventId`."""
+    text = request.headers.get("Last-Event-ID") or query.last_event_id
+    if not text:
+        return BEFORE_ALL
+    parsed = EventId.parse(text)
+    if parsed is None:
+        raise InvalidEventId("An event's id looks like 1-42.")
+    return parsed
 
 
 def _manner() -> Manner:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 
 import msgspec
-from flask import Response, request
+from flask import Response
 
-from web.api.job_answers import JobAnswers
+from web.api.job_answers import JobAnswers, last_event_id
 from web.cancellation import Cancellation
 from web.errors import InvalidEventId, InvalidField
 from web.operations import Operation, json_answer, no_content
 from web.readers import Readers
 from web.schemas import EventsQuery, JobCancelled, JobsPage, JobsQuery, JobView, job_view
 from workers.contract.errors import EventsExpired, JobNotFound
-from workers.contract.events import BEFORE_ALL, EventId
+from workers.contract.events import BEFORE_ALL
 from workers.contract.jobs import Job, Status
 from workers.contract.store import JobStore
 from workers.contract.stream import EventStream
@@ -100,7 +100,7 @@ class JobRoutes:
     def events(self, owner: str, id: str, query: EventsQuery) -> Response:
         """The job's events, from the first or from `Last-Event-ID` on, to the terminal one."""
         job = self._jobs.get(owner, id)
-        after = _event_id(request.headers.get("Last-Event-ID") or query.last_event_id)
+        after = last_event_id(query)
         if job.status is Status.COMPLETED:
             last = self._stream.last_id(job.id)
             if last == BEFORE_ALL:
@@ -127,15 +127,6 @@ def _matches(job: Job, query: JobsQuery) -> bool:
         and query.status in (None, job.status)
         and query.sandbox in (None, job.sandbox)
     )
-
-
-def _event_id(text: str | None) -> EventId:
-    if not text:
-        return BEFORE_ALL
-    parsed = EventId.parse(text)
-    if parsed is None:
-        raise InvalidEventId("An event's id looks like 1-42.")
-    return parsed
 
 
 def _parse_cursor(text: str | None) -> tuple[int, str] | None:

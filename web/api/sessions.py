@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 from flask import Response
 
+from web.names import SandboxNames
 from web.operations import Operation, json_answer, no_content
 from web.schemas import SessionRequest, SessionsPage, SessionView, session_view
 from workers.contract.errors import SandboxNotRunning, SessionExists, SessionNotFound
@@ -18,9 +20,15 @@ class SessionRoutes:
     """Persistent shells of a sandbox; the one named `default` is always there."""
 
     def __init__(
-        self, *, sandboxes: SandboxStore, control: ControlChannel, now: Callable[[], str]
+        self,
+        *,
+        sandboxes: SandboxStore,
+        names: SandboxNames,
+        control: ControlChannel,
+        now: Callable[[], str],
     ) -> None:
         self._sandboxes = sandboxes
+        self._names = names
         self._control = control
         self._now = now
 
@@ -36,11 +44,21 @@ class SessionRoutes:
 
     def create(self, owner: str, name: str, body: SessionRequest) -> Response:
         """Create a session; its shell starts with its first command."""
-        sandbox = running(self._sandboxes.by_name(owner, name))
         if body.name == DEFAULT_SESSION:
             raise SessionExists(f"The session {DEFAULT_SESSION!r} is always there.")
-        session = SessionRecord(name=body.name, created_at=self._now(), cwd=body.cwd, env=body.env)
-        self._sandboxes.add_session(sandbox.id, session)
+        session = SessionRecord(
+            name=body.name,
+            created_at=self._now(),
+            cwd=body.cwd,
+            env=body.env,
+            timeout_ms=None if body.timeout_ms is msgspec.UNSET else body.timeout_ms,
+        )
+
+        def add(sandbox: Sandbox) -> None:
+            check_running(self._sandboxes.get(sandbox.id))
+            self._sandboxes.add_session(sandbox.id, session)
+
+        self._names.use(owner, name, add)
         return json_answer(session_view(session), 201)
 
     def list_all(self, owner: str, name: str) -> Response:
@@ -70,8 +88,7 @@ class SessionRoutes:
         return [implicit, *(one for one in created if one.name != DEFAULT_SESSION)]
 
 
-def running(sandbox: Sandbox) -> Sandbox:
+def check_running(sandbox: Sandbox) -> None:
     """Raises `SandboxNotRunning`: what is written to a record that ends would be lost."""
     if sandbox.state is not SandboxState.RUNNING:
         raise SandboxNotRunning(f"The sandbox {sandbox.name} is {sandbox.state.value}.")
-    return sandbox

@@ -8,6 +8,8 @@ Fault
 ├── SandboxNotFound
 ├── SandboxExists           a sandbox of this name differs from what was asked
 ├── SandboxNotRunning       the sandbox is in a state that does not take this
+├── SandboxPaused           the sandbox is frozen until it is resumed
+├── PauseUnsupported        the sandbox's node cannot pause one
 ├── SandboxFailed           the sandbox could not be made
 ├── SessionNotFound / SessionExists
 ├── ContextNotFound / ContextLanguageDiffers
@@ -80,6 +82,20 @@ class SandboxNotRunning(Fault):
 
     code = "sandbox_not_running"
     hint = "Look at its state with GET /v1/sandboxes/{name}."
+
+
+class SandboxPaused(Fault):
+    """The sandbox is frozen until it is resumed."""
+
+    code = "sandbox_paused"
+    hint = "Resume it with POST /v1/sandboxes/{name}/resume."
+
+
+class PauseUnsupported(Fault):
+    """The sandbox's node cannot pause a sandbox."""
+
+    code = "pause_unsupported"
+    hint = "Driver local cannot; docker can."
 
 
 class SandboxFailed(Fault):

@@ -61,7 +61,8 @@ JobEvent = (
     | Error
 )
 
-TERMINAL_TYPES = frozenset({"complete", "error"})
+TERMINAL_TYPES = frozenset({"complete", "error", "removed", "failed"})
+"""Of a job, and of a sandbox (`sandbox_events.py`)."""
 
 _EVENT_ID = re.compile(r"(\d{1,9})-(\d{1,15})")
 
@@ -89,7 +90,7 @@ BEFORE_ALL = EventId(0, 0)
 
 
 class PublishedEvent(NamedTuple):
-    """An event as it lies in the stream: numbered, typed, its JSON ready for the wire."""
+    """An event as it lies in its stream: numbered, typed, its JSON ready for the wire."""
 
     id: EventId
     type: str

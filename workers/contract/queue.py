@@ -38,6 +38,38 @@ class RemoveSandbox(
     sandbox_id: str
 
 
+class StopSandbox(
+    msgspec.Struct, frozen=True, rename="camel", tag="stop_sandbox", tag_field="type"
+):
+    """End its jobs and its container; its record is in state `stopping`."""
+
+    sandbox_id: str
+
+
+class StartSandbox(
+    msgspec.Struct, frozen=True, rename="camel", tag="start_sandbox", tag_field="type"
+):
+    """Start what was stopped; its record is in state `creating`."""
+
+    sandbox_id: str
+
+
+class PauseSandbox(
+    msgspec.Struct, frozen=True, rename="camel", tag="pause_sandbox", tag_field="type"
+):
+    """Freeze all that runs in it."""
+
+    sandbox_id: str
+
+
+class ResumeSandbox(
+    msgspec.Struct, frozen=True, rename="camel", tag="resume_sandbox", tag_field="type"
+):
+    """Let what was frozen go on."""
+
+    sandbox_id: str
+
+
 class EndSession(msgspec.Struct, frozen=True, rename="camel", tag="end_session", tag_field="type"):
     """End a session's shell and all that it left running."""
 
@@ -52,7 +84,16 @@ class EndContext(msgspec.Struct, frozen=True, rename="camel", tag="end_context",
     context_id: str
 
 
-ControlMessage = CancelJob | RemoveSandbox | EndSession | EndContext
+ControlMessage = (
+    CancelJob
+    | RemoveSandbox
+    | StopSandbox
+    | StartSandbox
+    | PauseSandbox
+    | ResumeSandbox
+    | EndSession
+    | EndContext
+)
 
 
 def node_queue(node_id: str) -> str:

@@ -21,7 +21,12 @@ class SandboxState(StrEnum):
     """Where a sandbox is in its life."""
 
     CREATING = "creating"
+    """Also while one that was stopped is started again."""
     RUNNING = "running"
+    PAUSED = "paused"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    """Without a container; its volume and its record are kept."""
     REMOVING = "removing"
     REMOVED = "removed"
     FAILED = "failed"
@@ -49,6 +54,12 @@ class SandboxSpec(_Value, frozen=True):
     memory_mb: int | None = None
     pids: int | None = None
     disk_mb: int | None = None
+    idle_timeout_ms: int | None = None
+    """Without a job for so long, it is stopped."""
+    max_lifetime_ms: int | None = None
+    """So long after it was made it is removed; None: never."""
+    keep_alive: bool = False
+    """It is never stopped for being idle."""
 
 
 class Sandbox(_Value, frozen=True):
@@ -66,6 +77,17 @@ class Sandbox(_Value, frozen=True):
     """Which start of its runtime is the current one."""
     error: JobError | None = None
     """Why it failed."""
+    env: dict[str, str | None] = {}
+    """What was set since it was made, over the spec's; None unsets."""
+    idle_timeout_ms: int | None = None
+    """The spec's, or what it was renewed with."""
+    expires_at: str | None = None
+    """When it is removed; None: never."""
+
+    @property
+    def user_env(self) -> dict[str, str | None]:
+        """What its programs get besides the image's own; None unsets."""
+        return {**self.spec.env, **self.env}
 
 
 class SessionRecord(_Value, frozen=True):
@@ -75,6 +97,8 @@ class SessionRecord(_Value, frozen=True):
     created_at: str
     cwd: str = WORKSPACE
     env: dict[str, str] = {}
+    timeout_ms: int | None = None
+    """Of its commands that say none themselves."""
 
 
 class ContextRecord(_Value, frozen=True):

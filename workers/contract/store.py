@@ -12,7 +12,8 @@
     cf:sandbox:<id>:jobs         set     its jobs that are not completed
     cf:sandbox:<id>:sessions     hash    name → session, as JSON
     cf:sandbox:<id>:contexts     hash    id → code context, as JSON
-    cf:sandbox:<id>:changed      channel its new state
+    cf:sandbox:<id>:events       stream  what happened to it, and the channel that tells it; see
+                                         `sandbox_events.py`
     cf:sandbox-names:<owner>     hash    name → id
     cf:nodes                     set     ids of all nodes ever seen
     cf:node:<id>                 string  the node's heartbeat, as JSON; gone when it stops
@@ -26,7 +27,8 @@ Events and their keys are in `stream.py`. What changes several keys at once is i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -56,6 +58,7 @@ from workers.contract.jobs import (
     StepRecord,
 )
 from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUE, node_queue, task_name
+from workers.contract.sandbox_events import EVENT_OF_STATE, SandboxEvent, SandboxEventType
 from workers.contract.sandboxes import (
     DEFAULT_SESSION,
     ContextRecord,
@@ -66,8 +69,17 @@ from workers.contract.sandboxes import (
     SessionRecord,
 )
 
+THERE = tuple(
+    state
+    for state in SandboxState
+    if state not in (SandboxState.REMOVING, SandboxState.REMOVED, SandboxState.FAILED)
+)
+"""The states of a sandbox that is there, and stays."""
+
 IDEMPOTENCY_KEY_LIFE_S = 24 * 3600
 MAX_LINE_JOBS = 10_000
+MAX_SANDBOX_EVENTS = 1000
+"""Of one sandbox; the oldest go first."""
 ARCHIVE_LIFE_S = 24 * 3600
 
 Fields = Mapping[bytes, bytes]
@@ -102,6 +114,17 @@ class Cancelled(NamedTuple):
 
     status: Status
     node: str | None
+
+
+class Activity(NamedTuple):
+    """What a node needs to know of a sandbox to see whether its time is over."""
+
+    state: SandboxState
+    used: str
+    """Counts its jobs and renewals."""
+    open_jobs: int
+    idle_timeout_ms: int | None
+    expires_at: str | None
 
 
 class OpenJob(NamedTuple):
@@ -348,15 +371,22 @@ class SandboxStore:
         self._create = load_script(client, "create_sandbox")
         self._move = load_script(client, "move_sandbox")
         self._send = load_script(client, "send")
+        self._set_env = load_script(client, "set_env")
+        self._prune_names = load_script(client, "prune_names")
 
     def find_or_create(self, sandbox: Sandbox) -> tuple[Sandbox, bool]:
         """The owner's sandbox of this name, and whether it is the new one."""
         fields: list[str | bytes] = []
         for name, value in _sandbox_fields(sandbox).items():
             fields += (name, value)
-        keys = [f"cf:sandbox-names:{sandbox.owner}", f"cf:sandbox:{sandbox.id}"]
+        keys = [
+            f"cf:sandbox-names:{sandbox.owner}",
+            f"cf:sandbox:{sandbox.id}",
+            sandbox_events_key(sandbox.id),
+        ]
+        event = _event(sandbox, SandboxEventType.CREATED)
         with store_errors():
-            answer = self._create(keys, [sandbox.name, sandbox.id, *fields])
+            answer = self._create(keys, [sandbox.name, sandbox.id, event, *fields])
         if answer[0] == b"created":
             return sandbox, True
         return self.get(answer[1].decode()), False
@@ -397,11 +427,18 @@ class SandboxStore:
         *,
         to: SandboxState,
         since: Iterable[SandboxState],
+        event: SandboxEventType | None = None,
+        reason: str = "",
         node: str | None = None,
         boot_id: str | None = None,
         error: JobError | None = None,
+        unless_used_since: str = "",
     ) -> bool:
-        """Sets the state where the present one is in `since`; False where it is not."""
+        """Sets the state where the present one is in `since`, and tells so as an event.
+
+        False where it is not; also where a job is open, or was accepted since `unless_used_since`
+        (`Activity.used`).
+        """
         fields: list[str] = ["moved_ms", str(_now_ms())]
         if node is not None:
             fields += ("node", node)
@@ -409,24 +446,68 @@ class SandboxStore:
             fields += ("boot_id", boot_id)
         if error is not None:
             fields += ("error", msgspec.json.encode(error).decode())
-        keys = [f"cf:sandbox:{sandbox.id}", f"cf:sandbox-names:{sandbox.owner}"]
-        states = " ".join(state.value for state in since)
-        with store_errors():
-            answer = self._move(
-                keys,
-                [
-                    changed_channel(sandbox.id),
-                    states,
-                    to.value,
-                    sandbox.id,
-                    sandbox.name,
-                    self._retention_s,
-                    *fields,
-                ],
-            )
-            if answer[0] == b"moved" and to in (SandboxState.REMOVED, SandboxState.FAILED):
+        kind = event or EVENT_OF_STATE[to]
+        told = _event(sandbox, kind, reason, error)
+        moved = self._change(
+            sandbox, since, to.value, kind, told, fields, unless_used_since=unless_used_since
+        )
+        if moved and to in (SandboxState.REMOVED, SandboxState.FAILED):
+            with store_errors():
                 self._forget_parts(sandbox, node)
-        return bool(answer[0] == b"moved")
+        return moved
+
+    def renew(
+        self, sandbox: Sandbox, *, idle_timeout_ms: int | None, expires_at: str | None
+    ) -> bool:
+        """Counts as use; None leaves what there is. False where the sandbox is not there."""
+        fields = []
+        if idle_timeout_ms is not None:
+            fields += ["idle_timeout_ms", str(idle_timeout_ms)]
+        if expires_at is not None:
+            fields += ["expires_at", expires_at]
+        with store_errors():
+            self._client.hincrby(f"cf:sandbox:{sandbox.id}", "used", 1)
+        kind = SandboxEventType.RENEWED
+        return self._change(sandbox, THERE, "", kind, _event(sandbox, kind), fields)
+
+    def tell(self, sandbox: Sandbox, kind: SandboxEventType) -> None:
+        """Adds an event that is no change of state."""
+        self._change(sandbox, THERE, "", kind, _event(sandbox, kind), ())
+
+    def set_env(self, sandbox_id: str, env: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Adds to the variables of a sandbox, and returns all that were set since it was made.
+
+        None unsets. Raises `SandboxNotFound`.
+        """
+        with store_errors():
+            answer = self._set_env([f"cf:sandbox:{sandbox_id}"], [msgspec.json.encode(env)])
+        if not answer:
+            raise SandboxNotFound(f"No sandbox {sandbox_id}.")
+        return msgspec.json.decode(answer, type=dict[str, str | None])
+
+    def activities(self, ids: Sequence[str]) -> list[Activity | None]:
+        """Of each sandbox; None where Redis has no record of it."""
+        names = ("state", "used", "idle_timeout_ms", "expires_at")
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=False)
+            for sandbox_id in ids:
+                pipeline.hmget(f"cf:sandbox:{sandbox_id}", names)
+                pipeline.scard(f"cf:sandbox:{sandbox_id}:jobs")
+            answers = pipeline.execute()
+        found: list[Activity | None] = []
+        for (state, used, idle, expires), jobs in zip(answers[::2], answers[1::2], strict=True):
+            found.append(
+                Activity(
+                    state=SandboxState(state.decode()),
+                    used=(used or b"0").decode(),
+                    open_jobs=jobs,
+                    idle_timeout_ms=int(idle) if idle else None,
+                    expires_at=expires.decode() if expires else None,
+                )
+                if state
+                else None
+            )
+        return found
 
     def send_to_placement(self, sandbox_id: str) -> None:
         """Tells the nodes that a new sandbox waits to be made."""
@@ -459,6 +540,12 @@ class SandboxStore:
         with store_errors():
             return [raw.decode() for raw in self._client.smembers(f"cf:sandbox:{sandbox_id}:jobs")]
 
+    def prune_names(self) -> int:
+        """Forgets names whose sandboxes failed so long ago that nothing is known of them."""
+        with store_errors():
+            keys = list(self._client.scan_iter("cf:sandbox-names:*", count=1000))
+            return sum(int(self._prune_names([key])) for key in keys)
+
     def add_session(self, sandbox_id: str, session: SessionRecord) -> None:
         """Raises `SessionExists`."""
         key = f"cf:sandbox:{sandbox_id}:sessions"
@@ -474,13 +561,15 @@ class SandboxStore:
             records = self._client.hvals(f"cf:sandbox:{sandbox_id}:sessions")
         return [msgspec.json.decode(record, type=SessionRecord) for record in records]
 
-    def check_session(self, sandbox_id: str, name: str) -> None:
-        """Raises `SessionNotFound`."""
+    def session(self, sandbox_id: str, name: str) -> SessionRecord | None:
+        """None for the implicit one. Raises `SessionNotFound`."""
         if name == DEFAULT_SESSION:
-            return
+            return None
         with store_errors():
-            if not self._client.hexists(f"cf:sandbox:{sandbox_id}:sessions", name):
-                raise SessionNotFound(f"The sandbox has no session {name!r}.")
+            record = self._client.hget(f"cf:sandbox:{sandbox_id}:sessions", name)
+        if record is None:
+            raise SessionNotFound(f"The sandbox has no session {name!r}.")
+        return msgspec.json.decode(record, type=SessionRecord)
 
     def drop_session(self, sandbox_id: str, name: str) -> None:
         """Raises `SessionNotFound`."""
@@ -511,6 +600,38 @@ class SandboxStore:
         with store_errors():
             if not self._client.hdel(f"cf:sandbox:{sandbox_id}:contexts", context_id):
                 raise ContextNotFound(f"The sandbox has no code context {context_id!r}.")
+
+    def _change(
+        self,
+        sandbox: Sandbox,
+        since: Iterable[SandboxState],
+        to: str,
+        kind: SandboxEventType,
+        event: bytes,
+        fields: Iterable[str],
+        *,
+        unless_used_since: str = "",
+    ) -> bool:
+        key = f"cf:sandbox:{sandbox.id}"
+        events = sandbox_events_key(sandbox.id)
+        with store_errors():
+            answer = self._move(
+                [key, f"cf:sandbox-names:{sandbox.owner}", events, f"{key}:jobs"],
+                [
+                    events,
+                    " ".join(state.value for state in since),
+                    to,
+                    sandbox.id,
+                    sandbox.name,
+                    self._retention_s,
+                    MAX_SANDBOX_EVENTS,
+                    kind.value,
+                    event,
+                    unless_used_since,
+                    *fields,
+                ],
+            )
+        return bool(answer[0] == b"moved")
 
     def _forget_parts(self, sandbox: Sandbox, node: str | None) -> None:
         pipeline = self._client.pipeline(transaction=True)
@@ -565,13 +686,32 @@ class NodeStore:
             return bool(self._client.pexpire("cf:leader", int(life_s * 1000)))
 
 
-def changed_channel(sandbox_id: str) -> str:
-    return f"cf:sandbox:{sandbox_id}:changed"
+def sandbox_events_key(sandbox_id: str) -> str:
+    """Of the stream, and of the channel that tells what is added to it."""
+    return f"cf:sandbox:{sandbox_id}:events"
 
 
 class _SeatKind(StrEnum):
     SESSIONS = "sessions"
     CONTEXTS = "contexts"
+
+
+def _event(
+    sandbox: Sandbox,
+    kind: SandboxEventType,
+    reason: str = "",
+    error: JobError | None = None,
+) -> bytes:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    event = SandboxEvent(
+        type=kind,
+        timestamp=now,
+        sandbox=sandbox.name,
+        sandbox_id=sandbox.id,
+        reason=reason,
+        error=error,
+    )
+    return msgspec.json.encode(event)
 
 
 def _now_ms() -> int:
@@ -645,6 +785,12 @@ def _sandbox_fields(sandbox: Sandbox) -> dict[str, str | bytes]:
         fields["node"] = sandbox.node
     if sandbox.boot_id is not None:
         fields["boot_id"] = sandbox.boot_id
+    if sandbox.env:
+        fields["env"] = msgspec.json.encode(sandbox.env)
+    if sandbox.idle_timeout_ms is not None:
+        fields["idle_timeout_ms"] = str(sandbox.idle_timeout_ms)
+    if sandbox.expires_at is not None:
+        fields["expires_at"] = sandbox.expires_at
     return fields
 
 
@@ -663,6 +809,9 @@ def _sandbox(fields: Fields) -> Sandbox:
         node=text(b"node"),
         boot_id=text(b"boot_id"),
         error=msgspec.json.decode(error, type=JobError) if error else None,
+        env=msgspec.json.decode(fields.get(b"env") or b"{}", type=dict[str, str | None]),
+        idle_timeout_ms=int(fields[b"idle_timeout_ms"]) if fields.get(b"idle_timeout_ms") else None,
+        expires_at=text(b"expires_at"),
     )
 
 

@@ -1,9 +1,11 @@
-"""The event stream of a job: appended to by workers, read and followed by the web.
+"""The event streams: appended to by workers, read and followed by the web.
 
 The stream is the truth, pub/sub the wake-up.
 
     cf:job:<id>:events   stream    id `<attempt>-<seq>`, field t the event's type, e its JSON
     cf:events:<id>       channel   `<attempt>-<seq> <type> <JSON>` of each event as it is added
+
+Those of sandboxes have the same form; their keys are in `store.py`.
 
 redis-py drops published messages in silence on a reconnect and for a slow reader. So a follower
 reads the stream whenever it is not sure: at first, on a hole in the numbers, after a reconnect,
@@ -17,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import redis
@@ -30,7 +32,7 @@ from workers.contract.connection import (
     load_script,
     store_errors,
 )
-from workers.contract.errors import EventsExpired, JobNotFound
+from workers.contract.errors import EventsExpired, JobNotFound, SandboxNotFound
 from workers.contract.events import (
     BEFORE_ALL,
     EventId,
@@ -40,6 +42,7 @@ from workers.contract.events import (
     type_of,
 )
 from workers.contract.jobs import JobError, StepRecord
+from workers.contract.store import sandbox_events_key
 
 PAGE_EVENTS = 200
 """Events read from the stream at a time; an event holds up to 64 KiB of output."""
@@ -145,12 +148,7 @@ class EventStream:
         self, job_id: str, after: EventId = BEFORE_ALL, limit: int = PAGE_EVENTS
     ) -> list[PublishedEvent]:
         """Up to `limit` events that follow `after`, oldest first."""
-        with store_errors():
-            entries = self._client.xrange(events_key(job_id), f"({after}", "+", count=limit)
-        return [
-            PublishedEvent(_id(entry_id), fields[b"t"].decode(), fields[b"e"])
-            for entry_id, fields in entries
-        ]
+        return _read(self._client, events_key(job_id), after, limit)
 
     def last_id(self, job_id: str) -> EventId:
         """The id of the newest event; `BEFORE_ALL` where there is none."""
@@ -158,13 +156,44 @@ class EventStream:
             entries = self._client.xrevrange(events_key(job_id), count=1)
         return _id(entries[0][0]) if entries else BEFORE_ALL
 
-    def is_completed(self, job_id: str) -> bool:
-        """Raises `JobNotFound`."""
+    def is_over(self, job_id: str) -> bool:
+        """Whether its terminal event is there, or was. Raises `JobNotFound`."""
         with store_errors():
             status = self._client.hget(f"cf:job:{job_id}", "status")
         if status is None:
             raise JobNotFound(f"No job {job_id}.")
         return bytes(status) == b"completed"
+
+
+class SandboxEventStream:
+    """Reads what happened to sandboxes; `SandboxStore` writes it with each change."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def read(
+        self, sandbox_id: str, after: EventId = BEFORE_ALL, limit: int = PAGE_EVENTS
+    ) -> list[PublishedEvent]:
+        """Up to `limit` events that follow `after`, oldest first."""
+        return _read(self._client, sandbox_events_key(sandbox_id), after, limit)
+
+    def is_over(self, sandbox_id: str) -> bool:
+        """Whether its terminal event is there, or was. Raises `SandboxNotFound`."""
+        with store_errors():
+            state = self._client.hget(f"cf:sandbox:{sandbox_id}", "state")
+        if state is None:
+            raise SandboxNotFound(f"No sandbox {sandbox_id}.")
+        return bytes(state) in (b"removed", b"failed")
+
+
+class Events(Protocol):
+    """Streams that can be followed: jobs', and sandboxes'."""
+
+    def read(
+        self, of: str, after: EventId = BEFORE_ALL, limit: int = PAGE_EVENTS, /
+    ) -> list[PublishedEvent]: ...
+
+    def is_over(self, of: str, /) -> bool: ...
 
 
 class Subscription:
@@ -323,22 +352,22 @@ class Hub:
 
 
 def follow(
-    stream: EventStream,
+    stream: Events,
     subscription: Subscription,
-    job_id: str,
+    of: str,
     *,
     after: EventId = BEFORE_ALL,
     heartbeat_s: float,
     is_new: bool = False,
     confirm_s: float = 1.0,
 ) -> Iterator[PublishedEvent | None]:
-    """A job's events after `after`, each once, in order, to the terminal one and with it.
+    """Events of a job or a sandbox after `after`, each once, in order, with the terminal one.
 
     `is_new`: the subscription was sent before the job was submitted, so there is nothing in the
     stream that it does not tell. Yields None after each `heartbeat_s` without an event.
 
-    Raises `EventsExpired` where the job has ended and its events are no longer kept,
-    `JobNotFound`, `StoreUnavailable`.
+    Raises `EventsExpired` where all has ended and its events are no longer kept,
+    `JobNotFound` or `SandboxNotFound`, `StoreUnavailable`.
     """
     # Subscribe before the first read: what comes between is announced.
     if not is_new:
@@ -347,17 +376,17 @@ def follow(
     read_again = not is_new
     while True:
         if read_again:
-            page = stream.read(job_id, last)
+            page = stream.read(of, last)
             for event in page:
                 last = event.id
                 yield event
                 if event.is_terminal:
                     return
             read_again = len(page) == PAGE_EVENTS
-            if not page and last == after and stream.is_completed(job_id):
+            if not page and last == after and stream.is_over(of):
                 # The end came between the two looks, or the stream is gone.
-                if not stream.read(job_id, last, 1):
-                    raise EventsExpired(f"The events of job {job_id} are no longer kept.")
+                if not stream.read(of, last, 1):
+                    raise EventsExpired(f"The events of {of} are no longer kept.")
                 read_again = True
             if read_again:
                 continue
@@ -386,6 +415,15 @@ def channel_of(job_id: str) -> str:
 
 def events_key(job_id: str) -> str:
     return f"cf:job:{job_id}:events"
+
+
+def _read(client: RedisClient, key: str, after: EventId, limit: int) -> list[PublishedEvent]:
+    with store_errors():
+        entries = client.xrange(key, f"({after}", "+", count=limit)
+    return [
+        PublishedEvent(_id(entry_id), fields[b"t"].decode(), fields[b"e"])
+        for entry_id, fields in entries
+    ]
 
 
 def _follows(event_id: EventId, last: EventId) -> bool:

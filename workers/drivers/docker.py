@@ -226,6 +226,18 @@ class DockerDriver:
                 return False
             return bool(container.status in ("running", "paused"))
 
+    def pause(self, sandbox_id: str) -> None:
+        with _engine_errors():
+            container = self._docker.containers.get(_container_name(sandbox_id))
+            if container.status != "paused":
+                container.pause()
+
+    def resume(self, sandbox_id: str) -> None:
+        with _engine_errors():
+            container = self._docker.containers.get(_container_name(sandbox_id))
+            if container.status == "paused":
+                container.unpause()
+
     def remove(self, sandbox_id: str) -> None:
         self._remove_container(sandbox_id)
         # After its runtime, which makes groups in it.

@@ -107,6 +107,12 @@ class Driver(Protocol):
     def is_alive(self, sandbox_id: str) -> bool:
         """Raises `DriverUnavailable` where that cannot be known now."""
 
+    def pause(self, sandbox_id: str) -> None:
+        """Freezes all that runs in it; fine where it is frozen. Raises `DriverFault`."""
+
+    def resume(self, sandbox_id: str) -> None:
+        """Lets it go on; fine where it does. Raises `DriverFault`."""
+
     def remove(self, sandbox_id: str) -> None:
         """Ends all that runs in a sandbox and removes what `create` made; fine where it is gone."""
 

@@ -128,6 +128,12 @@ class LocalDriver:
     def is_alive(self, sandbox_id: str) -> bool:
         return self._pid(sandbox_id) is not None
 
+    def pause(self, sandbox_id: str) -> None:
+        raise CreateFailed("driver local cannot pause a sandbox")
+
+    def resume(self, sandbox_id: str) -> None:
+        raise CreateFailed("driver local cannot resume a sandbox")
+
     def remove(self, sandbox_id: str) -> None:
         # The first process of the PID namespace takes all others with it.
         if pid := self._pid(sandbox_id):

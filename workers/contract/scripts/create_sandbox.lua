@@ -1,7 +1,7 @@
 -- Finds the owner's sandbox by name, or writes a new record in state `creating`.
 --
--- KEYS 1 the owner's names, 2 record of the new sandbox
--- ARGV 1 name, 2 id of the new sandbox, 3… fields
+-- KEYS 1 the owner's names, 2 record of the new sandbox, 3 its events
+-- ARGV 1 name, 2 id of the new sandbox, 3 its first event as JSON, 4… fields
 -- Returns {'found', id} or {'created', id}
 
 local id = redis.call('HGET', KEYS[1], ARGV[1])
@@ -10,5 +10,6 @@ if id then
   if state and state ~= 'removed' and state ~= 'failed' then return {'found', id} end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('HSET', KEYS[2], 'state', 'creating', unpack(ARGV, 3))
+redis.call('HSET', KEYS[2], 'state', 'creating', 'seq', 1, unpack(ARGV, 4))
+redis.call('XADD', KEYS[3], '1-1', 't', 'created', 'e', ARGV[3])
 return {'created', ARGV[2]}

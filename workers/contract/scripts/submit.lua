@@ -23,6 +23,7 @@ if KEYS[5] ~= '' then
   if sandbox[1] ~= 'running' then return {'sandbox', sandbox[1] or 'removed'} end
   queue = 'node.' .. sandbox[2]
   redis.call('SADD', KEYS[6], ARGV[1])
+  redis.call('HINCRBY', KEYS[5], 'used', 1)
 end
 local is_head = true
 if KEYS[2] ~= '' then

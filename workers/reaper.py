@@ -1,0 +1,100 @@
+"""Stops sandboxes that nobody uses, and removes those whose time is over.
+
+Time is counted by the node's own monotonic clock, from when it first sees what it counts from: a
+clock that jumps ends no sandbox early. A restarted worker begins to count idleness anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from workers.contract.sandboxes import Sandbox, SandboxState
+from workers.contract.store import THERE, Activity, SandboxStore
+from workers.lifecycle import Sandboxes
+
+IDLE = "idle"
+EXPIRED = "expired"
+
+
+class Watch(NamedTuple):
+    """What was last seen of a sandbox, and when that began."""
+
+    used: str
+    idle_since: float
+    expires_at: str | None
+    deadline: float | None
+
+
+class Reaper:
+    """One thread's: not to be shared."""
+
+    def __init__(
+        self,
+        *,
+        sandboxes: Sandboxes,
+        records: SandboxStore,
+        idle_timeout_s: float,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._records = records
+        self._idle_timeout_s = idle_timeout_s
+        self._monotonic = monotonic
+        self._wall = wall
+        self._watched: dict[str, Watch] = {}
+
+    def look(self) -> None:
+        """One round. Raises `StoreUnavailable`, `DriverUnavailable`; the next goes on."""
+        sandboxes = self._sandboxes.all()
+        activities = self._records.activities([sandbox.id for sandbox in sandboxes])
+        watched: dict[str, Watch] = {}
+        due = []
+        for sandbox, activity in zip(sandboxes, activities, strict=True):
+            if activity is None:
+                continue
+            watch = self._watch(self._watched.get(sandbox.id), activity)
+            watched[sandbox.id] = watch
+            due.append((sandbox, activity, watch))
+        self._watched = watched
+        for sandbox, activity, watch in due:
+            self._act(sandbox, activity, watch)
+
+    def _watch(self, before: Watch | None, activity: Activity) -> Watch:
+        now = self._monotonic()
+        in_use = activity.open_jobs > 0 or activity.state is not SandboxState.RUNNING
+        if before is None or before.used != activity.used or in_use:
+            idle_since = now
+        else:
+            idle_since = before.idle_since
+        if before is not None and before.expires_at == activity.expires_at:
+            deadline = before.deadline
+        elif activity.expires_at is None:
+            deadline = None
+        else:
+            left = datetime.fromisoformat(activity.expires_at) - self._wall()
+            deadline = now + left.total_seconds()
+        return Watch(activity.used, idle_since, activity.expires_at, deadline)
+
+    def _act(self, sandbox: Sandbox, activity: Activity, watch: Watch) -> None:
+        now = self._monotonic()
+        if watch.deadline is not None and now > watch.deadline and activity.state in THERE:
+            self._sandboxes.remove(sandbox, EXPIRED)
+        elif activity.state is SandboxState.STOPPING:
+            self._sandboxes.stop(sandbox)  # The message for it was lost, or could not be obeyed.
+        elif activity.state is SandboxState.CREATING and sandbox.state is SandboxState.STOPPED:
+            self._sandboxes.start(sandbox)
+        elif activity.state is SandboxState.RUNNING and not sandbox.spec.keep_alive:
+            asked_ms = activity.idle_timeout_ms
+            timeout_s = self._idle_timeout_s if asked_ms is None else asked_ms / 1000
+            if now - watch.idle_since > timeout_s and self._records.move(
+                sandbox,
+                to=SandboxState.STOPPING,
+                since=(SandboxState.RUNNING,),
+                reason=IDLE,
+                unless_used_since=activity.used,
+            ):
+                self._sandboxes.stop(sandbox, IDLE)
