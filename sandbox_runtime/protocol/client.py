@@ -111,6 +111,9 @@ class RuntimeClient:
         try:
             if response.status != 200:
                 raise codec.decode_fault(response.status, response.read(MAX_ANSWER_BYTES))
+            if connection.sock is None:  # http.client has let go of it: the head said "close".
+                response.close()
+                raise RuntimeUnreachable("the answer is not the runtime's: it ends the connection")
             reader = ExecutionReader(connection, response)
             yield reader
             reader.finish()

@@ -59,7 +59,7 @@ def decode_answer(status: int, body: bytes, kind: type[T]) -> T:
         raise decode_fault(status, body)
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise RuntimeUnreachable(f"not an answer of the runtime: {error}") from error
 
 
@@ -67,7 +67,7 @@ def decode_fault(status: int, body: bytes) -> RuntimeFault:
     """The exception that an answer of 300 and above stands for."""
     try:
         return fault_from(_error_decoder.decode(body))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return RuntimeUnreachable(f"HTTP {status} without an error body of the runtime")
 
 
@@ -112,5 +112,5 @@ class LineDecoder:
     def _decode(self, line: bytes) -> Numbered:
         try:
             return _numbered_decoder.decode(line)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise RuntimeUnreachable(f"not an event of the runtime: {error}") from error

@@ -13,7 +13,7 @@ from tests.client import Client, wait_for
 from tests.conftest import DRIVER
 from tests.platform import Platform
 from workers import self_test
-from workers.drivers.driver import sandboxes_root
+from workers.drivers.driver import DriverUnavailable, sandboxes_root
 from workers.node import make_driver
 from workers.settings import Settings
 
@@ -107,6 +107,33 @@ def test_the_engine_and_what_should_be_mended_of_it_can_be_seen(api: Client) -> 
     assert node["engine"].startswith("Docker ")
     assert "runc" in node["engine"]
     assert all(isinstance(warning, str) for warning in node["warnings"])
+
+
+def test_a_node_whose_disk_is_nearly_full_makes_no_sandbox(platform: Platform) -> None:
+    environ = environ_of(platform, "full") | {"COLDFRAME_DISK_RESERVE_MB": str(1 << 40)}
+    driver = make_driver(Settings.from_env(environ))
+
+    with pytest.raises(DriverUnavailable, match="disk is nearly full"):
+        self_test.run(driver, sandboxes_root(platform.state_dir))
+
+    driver.leave()
+
+
+def test_a_sandbox_that_the_engine_refuses_leaves_nothing(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "images.toml").write_text(f'[images]\ndefault = "sha256:{"0" * 64}"\n')
+    (tmp_path / "runtime").symlink_to(platform.state_dir / "runtime")
+    driver = make_driver(
+        Settings.from_env({"COLDFRAME_STATE_DIR": str(tmp_path), "COLDFRAME_NODE": "refused"})
+    )
+
+    with pytest.raises(DriverUnavailable, match="self-test"):
+        self_test.run(driver, sandboxes_root(tmp_path))
+
+    assert driver.sandboxes() == set()
+    assert list(sandboxes_root(tmp_path).iterdir()) == []
+    driver.leave()
 
 
 def problem(api: Client) -> str:
