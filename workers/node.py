@@ -116,12 +116,16 @@ class Node:
     def start(self) -> None:
         """Takes the node, then starts its threads. Raises `NodeTaken`."""
         self._lock_file = take_node_lock(self._settings.state_dir)
+        try:
+            self._beat()  # What an earlier start of this node said of itself holds no longer.
+        except StoreUnavailable:
+            pass
         self._check_driver()
         for name, body in (
             ("control", self._control.run),
             ("settle", self._publisher.run_settling),
             ("heartbeat", self._every(self._settings.heartbeat_s, self._beat)),
-            ("check", self._every(CHECK_ROUND_S, self._check_driver)),
+            ("check", self._every(CHECK_ROUND_S, self._check)),
             ("lease", self._every(self._settings.renew_s, self._renew)),
             ("orphans", self._every(REAP_ROUND_S, self._look_after)),
             ("reaper", self._every(IDLE_ROUND_S, self._reap)),
@@ -155,6 +159,12 @@ class Node:
                     return
 
         return body
+
+    def _check(self) -> None:
+        before = self._problem
+        self._check_driver()
+        if self._problem != before:
+            self._beat()
 
     def _check_driver(self) -> None:
         try:

@@ -179,9 +179,9 @@ def test_a_worker_that_was_killed_while_it_made_a_volume_leaves_nothing(
     (only_made.path / "volume.img.new").write_bytes(b"")
 
     platform.start("worker")
+    wait_for(lambda: not mounted.path.exists() and not only_made.path.exists(), "both are gone")
     platform.wait_until_ready(api)
 
-    wait_for(lambda: not mounted.path.exists() and not only_made.path.exists(), "both are gone")
     assert mounted.sandbox_id not in mounts_and_loops()
 
 
