@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from sandbox_runtime.protocol.client import ExecutionReader, RuntimeClient
@@ -55,10 +55,6 @@ class HeldJob:
     def release(self) -> None:
         """Stops the reading; the execution goes on, for whoever takes over."""
         self._let_go = True
-        self.read_again()
-
-    def read_again(self) -> None:
-        """Makes the reading thread connect anew and compare with what Redis has."""
         with self._lock:
             reader = self._reader
         if reader is not None:
@@ -83,7 +79,8 @@ class HeldJobs:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: dict[str, HeldJob] = {}
-        self._reserved: set[str] = set()
+        self._nudged: dict[str, bool] = {}
+        """The jobs that a thread has a turn at, and whether a nudge has come since."""
         self._stopping = False
 
     def __len__(self) -> int:
@@ -97,19 +94,32 @@ class HeldJobs:
         with self._lock:
             return self._jobs.get(job_id)
 
-    @contextmanager
-    def reserving(self, job_id: str) -> Iterator[bool]:
-        """Makes sure that one thread at a time claims and runs a job; False where one does."""
+    def turns(self, job_id: str) -> Generator[None, None, None]:
+        """One turn for each nudge of a job, so that one thread at a time claims and runs it.
+
+        None where another thread has a turn at it: that one gets one more, for this nudge may
+        tell of something that came after its claim.
+        """
         with self._lock:
-            free = job_id not in self._reserved and not self._stopping
-            if free:
-                self._reserved.add(job_id)
+            if job_id in self._nudged:
+                self._nudged[job_id] = True
+            if job_id in self._nudged or self._stopping:
+                return
+            self._nudged[job_id] = False
+        again = True
         try:
-            yield free
-        finally:
-            if free:
+            while again:
+                yield
                 with self._lock:
-                    self._reserved.discard(job_id)
+                    again = self._nudged[job_id] and not self._stopping
+                    if again:
+                        self._nudged[job_id] = False
+                    else:
+                        del self._nudged[job_id]
+        finally:
+            if again:  # The turn ended in an error.
+                with self._lock:
+                    del self._nudged[job_id]
 
     @contextmanager
     def holding(self, job: Job) -> Iterator[HeldJob]:

@@ -73,7 +73,6 @@ class Sandboxes:
         """Without a place: it is stopped."""
         self._turns: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         """One thread at a time changes a sandbox."""
-        self._in_the_making: set[str] = set()
         self.proven = threading.Event()
         """Set once the node has passed its self-test; until then it makes no sandbox."""
         self.adopted = threading.Event()
@@ -106,28 +105,34 @@ class Sandboxes:
         """
         if not self.proven.wait(START_DEADLINE_S):
             return False
-        sandbox = self._records.claim_for_node(sandbox_id, self._node_id)
-        if sandbox is None:
-            return False
-        if sandbox.state is not SandboxState.CREATING:
-            self._note_removed(sandbox)
+        # The turn comes before its record names this node: till it is over, nobody misses it here.
+        with self._turn_if_free(sandbox_id) as is_free:
+            sandbox = is_free and self._records.claim_for_node(sandbox_id, self._node_id)
+            if not sandbox:
+                return False
+            if sandbox.state is SandboxState.CREATING:
+                self._try_to_make(sandbox)
+            else:
+                self._note_removed(sandbox)
             return True
-        try:
-            self._make(msgspec.structs.replace(sandbox, node=self._node_id))
-        except DriverFault as fault:
-            log.warning("sandbox not made", sandbox_id=sandbox_id, reason=str(fault))
-            self._note_failed(sandbox, fault)
-        return True
 
     def make_for_build(self, sandbox: Sandbox) -> Sandbox:
-        """Makes a sandbox that is this node's from the first. Raises `DriverFault`."""
-        created, _ = self._records.find_or_create(sandbox)
-        self._records.claim_for_node(created.id, self._node_id)
-        try:
-            return self._make(msgspec.structs.replace(created, node=self._node_id))
-        except DriverFault as fault:
-            self._note_failed(created, fault)
-            raise
+        """Makes a sandbox that is this node's from the first, or finds it. Raises `DriverFault`.
+
+        May be called again after any error.
+        """
+        with self._turn(sandbox.id):
+            known = self.find(sandbox.id)
+            if known is not None:
+                self._note_running(known)
+                return known
+            created, _ = self._records.find_or_create(sandbox)
+            self._records.claim_for_node(created.id, self._node_id)
+            try:
+                return self._make(msgspec.structs.replace(created, node=self._node_id))
+            except DriverFault as fault:
+                self._note_failed(created, fault)
+                raise
 
     def remove(self, sandbox: Sandbox, reason: str = REQUESTED) -> None:
         """Ends its jobs, then removes it with all that it held. Fine where it is gone."""
@@ -201,15 +206,8 @@ class Sandboxes:
             place = self.place(sandbox.id)
             if self._records.get(sandbox.id).state is not SandboxState.PAUSED:
                 return
-            self._driver.resume(sandbox.id)
-            place.awake.set()
-            self._note_place(sandbox.id, SandboxState.RUNNING, place)
-            self._records.move(
-                sandbox,
-                to=SandboxState.RUNNING,
-                since=(SandboxState.PAUSED,),
-                event=SandboxEventType.RESUMED,
-            )
+            self._wake(sandbox, place)
+            self._note_running(sandbox, since=SandboxState.PAUSED)
         log.info("sandbox resumed", sandbox_id=sandbox.id, name=sandbox.name)
 
     def end_session(self, sandbox_id: str, name: str) -> None:
@@ -259,7 +257,7 @@ class Sandboxes:
             self._adopt_one(directory, saved)
         for sandbox_id in self._driver.sandboxes() - {sandbox.id for sandbox in self.all()}:
             self._dispose(sandbox_id)
-        self._finish_what_was_begun()
+        self._compare_with_records()
         self.adopted.set()
 
     def look_after(self) -> None:
@@ -268,11 +266,11 @@ class Sandboxes:
         with self._lock:
             known = [(sandbox, place) for sandbox, place in self._known.values() if place]
         there = self._driver.sandboxes()
-        with self._lock:
-            unknown = there - self._known.keys() - self._in_the_making
-        for sandbox_id in unknown:
-            log.warning("orphan removed", sandbox_id=sandbox_id)
-            self._dispose(sandbox_id)
+        for sandbox_id in there - self._known.keys():
+            with self._turn_if_free(sandbox_id) as is_free:
+                if is_free and self.find(sandbox_id) is None:
+                    log.warning("orphan removed", sandbox_id=sandbox_id)
+                    self._dispose(sandbox_id)
         for sandbox, place in known:
             if sandbox.id in there and self._driver.is_alive(sandbox.id):
                 continue
@@ -281,6 +279,7 @@ class Sandboxes:
                 is_gone = self._known.get(sandbox.id, (None, None))[1] is place
             if is_gone:
                 self.declare_lost(sandbox)
+        self._compare_with_records()
 
     def _adopt_one(self, directory: SandboxDirectory, saved: SavedState) -> None:
         sandbox = saved.sandbox
@@ -301,17 +300,8 @@ class Sandboxes:
                 self.stop(sandbox)
             case _ if not is_there:
                 self.declare_lost(sandbox)
-            case SandboxState.CREATING if place is not None:
-                running = SandboxState.RUNNING
-                self._records.move(
-                    sandbox, to=running, since=(SandboxState.CREATING,), boot_id=sandbox.boot_id
-                )
-            case SandboxState.RUNNING if place is not None and not place.awake.is_set():
-                self._driver.resume(sandbox.id)  # It was to be paused, and nobody was told so.
-                place.awake.set()
-                self._note_place(sandbox.id, SandboxState.RUNNING, place)
             case _:
-                pass
+                pass  # What its record lacks, the comparison tells it.
 
     def _place_of(self, directory: SandboxDirectory, saved: SavedState) -> Place | None:
         """Where its runtime answers; None where it does not, or is not to."""
@@ -327,19 +317,56 @@ class Sandboxes:
         except RuntimeFault:
             return None
 
-    def _finish_what_was_begun(self) -> None:
-        """Records that name this node, for which it has nothing."""
-        for sandbox_id in self._nodes.sandboxes_of(self._node_id):
-            if self.find(sandbox_id) is not None:
-                continue
-            try:
-                record = self._records.get(sandbox_id)
-            except SandboxNotFound:
-                continue
-            if record.state is SandboxState.REMOVING:
+    def _compare_with_records(self) -> None:
+        """Carries out what the records say of this node's sandboxes and nobody has done.
+
+        A message may have been lost, and Redis may have been away at any step of a change.
+        """
+        for sandbox_id in self._nodes.sandboxes_of(self._node_id) | self._known.keys():
+            with self._turn_if_free(sandbox_id) as is_free:
+                if is_free:
+                    self._compare_with_record(sandbox_id)
+
+    def _compare_with_record(self, sandbox_id: str) -> None:
+        with self._lock:
+            known, place = self._known.get(sandbox_id, (None, None))
+        try:
+            record = self._records.get(sandbox_id)
+        except SandboxNotFound:
+            if known is None or not self._restore(known):
+                self._forget(sandbox_id)
+            return
+        match record.state:
+            case SandboxState.REMOVING:
                 self.remove(record)
-            elif record.state in THERE:
+            case SandboxState.REMOVED | SandboxState.FAILED:
+                self._forget(sandbox_id)
+            case _ if known is None:
                 self.declare_lost(record)
+            case SandboxState.CREATING | SandboxState.PAUSED if place and place.awake.is_set():
+                self._note_running(known, since=record.state)
+            case SandboxState.RUNNING if place and not place.awake.is_set():
+                self._wake(known, place)  # It was to be paused, and nobody was told so.
+
+    def _restore(self, sandbox: Sandbox) -> bool:
+        log.warning("redis forgot a sandbox", sandbox_id=sandbox.id, name=sandbox.name)
+        return self._records.restore(sandbox)
+
+    def _forget(self, sandbox_id: str) -> None:
+        self._dispose(sandbox_id)
+        self._records.drop_from_node(sandbox_id, self._node_id)
+
+    def _wake(self, sandbox: Sandbox, place: Place) -> None:
+        self._driver.resume(sandbox.id)
+        place.awake.set()
+        self._note_place(sandbox.id, SandboxState.RUNNING, place)
+
+    def _try_to_make(self, sandbox: Sandbox) -> None:
+        try:
+            self._make(sandbox)
+        except DriverFault as fault:
+            log.warning("sandbox not made", sandbox_id=sandbox.id, reason=str(fault))
+            self._note_failed(sandbox, fault)
 
     def _make(self, sandbox: Sandbox) -> Sandbox:
         """Raises `DriverFault`, after which nothing of it is left but the volume that it had."""
@@ -348,8 +375,6 @@ class Sandboxes:
         directory = SandboxDirectory(self._root, sandbox.id)
         had_volume = self.find(sandbox.id) is not None
         started = self._monotonic()
-        with self._lock:
-            self._in_the_making.add(sandbox.id)
         try:
             volume_bytes = self._driver.volume_bytes(sandbox.spec)
             token = directory.prepare(self._driver.user_id, volume_bytes)
@@ -367,19 +392,9 @@ class Sandboxes:
             if isinstance(error, DriverFault):
                 raise
             raise CreateFailed(f"the sandbox's directory: {error}") from error
-        finally:
-            with self._lock:
-                self._in_the_making.discard(sandbox.id)
-        wanted = self._records.move(
-            made,
-            to=SandboxState.RUNNING,
-            since=(SandboxState.CREATING,),
-            node=self._node_id,
-            boot_id=boot_id,
-        )
         duration_ms = int((self._monotonic() - started) * 1000)
         log.info("sandbox made", sandbox_id=made.id, name=made.name, duration_ms=duration_ms)
-        if not wanted:  # Somebody removed it meanwhile.
+        if not self._note_running(made):  # Somebody removed it meanwhile.
             self.remove(made)
         return made
 
@@ -441,6 +456,18 @@ class Sandboxes:
         with turn:
             yield
 
+    @contextmanager
+    def _turn_if_free(self, sandbox_id: str) -> Iterator[bool]:
+        """False where another thread changes it just now."""
+        with self._lock:
+            turn = self._turns[sandbox_id]
+        is_free = turn.acquire(blocking=False)
+        try:
+            yield is_free
+        finally:
+            if is_free:
+                turn.release()
+
     def _dispose(self, sandbox_id: str) -> None:
         with self._lock:
             known = self._known.pop(sandbox_id, None)
@@ -454,6 +481,16 @@ class Sandboxes:
             log.warning("sandbox not removed yet", sandbox_id=sandbox_id, reason=str(fault))
             return
         SandboxDirectory(self._root, sandbox_id).delete()
+
+    def _note_running(self, made: Sandbox, *, since: SandboxState = SandboxState.CREATING) -> bool:
+        return self._records.move(
+            made,
+            to=SandboxState.RUNNING,
+            since=(since,),
+            event=SandboxEventType.RESUMED if since is SandboxState.PAUSED else None,
+            node=self._node_id,
+            boot_id=made.boot_id,
+        )
 
     def _note_removed(self, sandbox: Sandbox, reason: str = REQUESTED) -> None:
         self._records.move(

@@ -28,7 +28,7 @@ from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.events import JobEvent
 from workers.contract.jobs import StepRecord
 from workers.contract.store import JobStore
-from workers.contract.stream import Appended, EventStream, NumberedEvent, Outcome
+from workers.contract.stream import EventStream, NumberedEvent, Outcome
 from workers.held import HeldJob
 
 STORE_PATIENCE_S = 3600.0
@@ -75,7 +75,6 @@ class Settling(NamedTuple):
     execution: str
     n: int
     appended_at: float
-    ended: bool
 
 
 class Publisher:
@@ -123,7 +122,7 @@ class Publisher:
             after = (
                 0
                 if fresh
-                else self._patiently(held, lambda: self._jobs.last_n(held.job.id, execution))
+                else self.patiently(held, lambda: self._jobs.last_n(held.job.id, execution))
             )
             fresh = False
             opened_at: float | None = None
@@ -139,8 +138,7 @@ class Publisher:
                     held.pass_on_cancel()
                     for batch in reader:
                         unreachable_since = None
-                        if not self._keep(held, place, execution, batch, translate, steps_at):
-                            break
+                        self._keep(held, place, execution, batch, translate, steps_at)
                         last = batch[-1].event
                         if isinstance(last, Complete | Error):
                             return last
@@ -174,14 +172,30 @@ class Publisher:
         events: Sequence[NumberedEvent],
         *,
         steps: Sequence[StepRecord] | None = None,
-    ) -> Appended:
+    ) -> None:
         """Adds events, waiting for Redis where it is away. Raises `ClaimLost`."""
-        appended = self._patiently(
+        appended = self.patiently(
             held, lambda: self._stream.append(held.writer, execution, events, steps=steps)
         )
-        if appended.outcome in (Outcome.OK, Outcome.HOLE):
-            return appended
-        raise ClaimLost
+        if appended.outcome is Outcome.HOLE:
+            log.warning("redis forgot events", job_id=held.job.id, last_n=appended.last_n)
+            self.patiently(held, lambda: self._resume(held))
+        if appended.outcome is not Outcome.OK:
+            raise ClaimLost
+
+    def patiently(self, held: HeldJob, call: Callable[[], T]) -> T:
+        """What the call returns, made again for as long as Redis is away. Raises `ClaimLost`."""
+        deadline = time.monotonic() + STORE_PATIENCE_S
+        pause_s = 0.05
+        while True:
+            try:
+                return call()
+            except (StoreUnavailable, StoreFull) as fault:
+                if held.let_go or time.monotonic() > deadline:
+                    raise ClaimLost from fault
+                log.warning("waiting for redis", job_id=held.job.id, reason=fault.message)
+                time.sleep(pause_s)
+                pause_s = min(pause_s * 2, 1.0)
 
     def run_settling(self) -> None:
         """The body of the thread that acknowledges what has settled."""
@@ -204,22 +218,16 @@ class Publisher:
         batch: list[Numbered],
         translate: Translate,
         steps_at: Callable[[RuntimeEvent], Sequence[StepRecord] | None],
-    ) -> bool:
-        """False where Redis lacks what came before: read again from where it is."""
+    ) -> None:
         self._check(held)
         events = [NumberedEvent(one.n, translate(one.event)) for one in batch]
         steps = None
         for numbered in batch:
             steps = steps_at(numbered.event) or steps
-        appended = self.append(held, execution, events, steps=steps)
-        if appended.outcome is Outcome.HOLE:
-            log.warning("redis forgot events", job_id=held.job.id, last_n=appended.last_n)
-            return False
-        ended = isinstance(batch[-1].event, Complete | Error)
+        self.append(held, execution, events, steps=steps)
         self._settling.append(
-            Settling(held, place.client, execution, batch[-1].n, time.monotonic(), ended)
+            Settling(held, place.client, execution, batch[-1].n, time.monotonic())
         )
-        return True
 
     def _settle(self) -> None:
         due: dict[tuple[str, str], Settling] = {}
@@ -256,26 +264,15 @@ class Publisher:
 
     def _publish_again(self, item: Settling, kept_n: int) -> None:
         log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
-        if item.ended:
-            # A build's next step must not go on over the gap; any other job's thread has gone.
-            item.held.release()
-            # A new claim resumes it and publishes what is missing.
-            self._jobs.send_to_node(item.held.job, self._node_id)
-        else:
-            item.held.read_again()
+        self._resume(item.held)
 
-    def _patiently(self, held: HeldJob, call: Callable[[], T]) -> T:
-        deadline = time.monotonic() + STORE_PATIENCE_S
-        pause_s = 0.05
-        while True:
-            try:
-                return call()
-            except (StoreUnavailable, StoreFull) as fault:
-                if held.let_go or time.monotonic() > deadline:
-                    raise ClaimLost from fault
-                log.warning("waiting for redis", job_id=held.job.id, reason=fault.message)
-                time.sleep(pause_s)
-                pause_s = min(pause_s * 2, 1.0)
+    def _resume(self, held: HeldJob) -> None:
+        """Has the job claimed anew at once, and taken up where Redis is: all of it, in order.
+
+        So that a build's next step does not go on over the gap. Raises `StoreUnavailable`.
+        """
+        self._jobs.send_to_node(held.job, self._node_id)
+        held.release()
 
     def _check(self, held: HeldJob) -> None:
         if held.let_go:

@@ -30,13 +30,13 @@ from sandbox_runtime.protocol.events import (
 from sandbox_runtime.protocol.requests import CheckoutRequest, ExecRequest, ExecutionRequest
 from workers.clock import timestamp
 from workers.contract.events import JobEvent, Step
-from workers.contract.jobs import BuildSpec, BuildStep, Job, StepRecord, StepStatus
+from workers.contract.jobs import BuildSpec, BuildStep, StepRecord, StepStatus
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.contract.store import JobStore
 from workers.contract.stream import NumberedEvent
 from workers.drivers.driver import DriverFault, DriverUnavailable
 from workers.held import HeldJob
-from workers.lifecycle import Sandboxes
+from workers.lifecycle import Sandboxes, UnknownSandbox
 from workers.publisher import ClaimLost, Publisher
 
 SOURCE_DIR = "/workspace/source"
@@ -78,44 +78,47 @@ class BuildRunner:
             end = self._run_in_sandbox(build, resumed=resumed)
         except DriverFault as fault:
             end = _error(fault.code, str(fault), fault.hint)
+        except UnknownSandbox:
+            end = _sandbox_lost()
         except ClaimLost:
             raise  # The sandbox stays, for whoever resumes the build.
         except Exception:
-            self._remove_sandbox(held.job)
+            self._remove_sandbox(held)
             raise
         build.skip_what_is_left()
         if isinstance(end, Complete):
             duration_ms = int((time.monotonic() - started) * 1000)
             end = msgspec.structs.replace(end, duration_ms=duration_ms, commit=build.commit)
         # The sandbox goes first: who has read the build's end finds nothing of it left.
-        self._remove_sandbox(held.job)
+        self._remove_sandbox(held)
         self._publisher.append(held, PLAN, [NumberedEvent(2, end)], steps=build.steps)
-        self._jobs.drop_archive(held.job.id)
+        self._publisher.patiently(held, lambda: self._jobs.drop_archive(held.job.id))
 
     def _run_in_sandbox(self, build: Build, *, resumed: bool) -> Complete | Error:
-        sandbox = self._own_sandbox(build, resumed=resumed)
-        end = build.end_of(CHECKOUT) or self._get_source(build, sandbox, resumed=resumed)
+        if resumed and build.has_begun and self._sandboxes.find(build.held.job.id) is None:
+            # In another one the steps would find nothing of what those before them have left.
+            return build.end() or _sandbox_lost()
+        sandbox = self._own_sandbox(build)
+        untold = self._untold(build, sandbox) if resumed else set()
+        end = self._get_source(build, sandbox, untold, resumed=resumed)
         for index, step in enumerate(build.spec.steps, start=1):
             if not _succeeded(end):
                 return end
-            if earlier := build.end_of(step.name):
+            execution = build.execution(f"step-{index}")
+            if (earlier := build.end_of(step.name)) and execution not in untold:
                 end = earlier
                 continue
             if cancelled := build.held.cancelled:
                 return _error(cancelled.value, "The build was cancelled.")
             request = _step_request(build, step)
             end = self._run_execution(
-                build, sandbox, f"step-{index}", step.name, request, resumed=resumed
+                build, sandbox, execution, step.name, request, resumed=resumed
             )
         return end
 
-    def _own_sandbox(self, build: Build, *, resumed: bool) -> Sandbox:
+    def _own_sandbox(self, build: Build) -> Sandbox:
         """Raises `DriverFault`."""
         job, asked = build.held.job, build.spec.sandbox
-        # It has the build's own id, so it is found however far the making came.
-        if resumed and (found := self._sandboxes.find(job.id)):
-            self._jobs.set_sandbox(job.id, found.id)
-            return found
         sandbox = Sandbox(
             id=job.id,
             name=f"build-{job.id}",
@@ -131,15 +134,18 @@ class BuildRunner:
                 labels={"coldframe/build": job.id},
             ),
         )
+        # It has the build's own id, so it is found however far an earlier making came.
         made = self._make_patiently(build, sandbox)
-        self._jobs.set_sandbox(job.id, sandbox.id)
+        self._publisher.patiently(build.held, lambda: self._jobs.set_sandbox(job.id, sandbox.id))
         return made
 
     def _make_patiently(self, build: Build, sandbox: Sandbox) -> Sandbox:
         """An engine that is away does not cost an accepted build more than time."""
         while True:
             try:
-                return self._sandboxes.make_for_build(sandbox)
+                return self._publisher.patiently(
+                    build.held, lambda: self._sandboxes.make_for_build(sandbox)
+                )
             except DriverUnavailable as fault:
                 if build.time_left_ms() <= 1 or build.held.cancelled:
                     raise
@@ -148,51 +154,76 @@ class BuildRunner:
                 raise ClaimLost
             time.sleep(ENGINE_RETRY_S)
 
-    def _remove_sandbox(self, job: Job) -> None:
-        sandbox = self._sandboxes.find(job.id)
+    def _remove_sandbox(self, held: HeldJob) -> None:
+        sandbox = self._sandboxes.find(held.job.id)
         if sandbox is not None:
-            self._sandboxes.remove(sandbox)
+            self._publisher.patiently(held, lambda: self._sandboxes.remove(sandbox))
 
-    def _get_source(self, build: Build, sandbox: Sandbox, *, resumed: bool) -> Complete | Error:
-        if build.spec.repo_url is not None:
-            request = CheckoutRequest(
-                repo_url=build.spec.repo_url,
-                target_dir=SOURCE_DIR,
-                ref=build.spec.ref,
-                depth=build.spec.depth,
-                timeout_ms=build.time_left_ms(),
-                output_limit_bytes=build.spec.output_limit_bytes,
-            )
-            return self._run_execution(build, sandbox, CHECKOUT, CHECKOUT, request, resumed=resumed)
-        return self._unpack_archive(build, sandbox)
+    def _untold(self, build: Build, sandbox: Sandbox) -> set[str]:
+        """Executions that Redis has told less of than happened, ended ones among them.
 
-    def _unpack_archive(self, build: Build, sandbox: Sandbox) -> Complete | Error:
+        The record may call a step completed whose last events Redis has forgotten: it was written
+        again with the step that followed.
+        """
+        job_id = build.held.job.id
+        try:
+            there = self._sandboxes.place(sandbox.id).client.executions()
+        except RuntimeFault:
+            return set()
+        asked = [(job_id, execution.id) for execution in there]
+        kept = self._publisher.patiently(build.held, lambda: self._jobs.last_ns(asked))
+        return {one.id for one, n in zip(there, kept, strict=True) if n < one.last_n}
+
+    def _get_source(
+        self, build: Build, sandbox: Sandbox, untold: set[str], *, resumed: bool
+    ) -> Complete | Error:
+        earlier = build.end_of(CHECKOUT)
+        if build.spec.repo_url is None:
+            return self._unpack_archive(build, sandbox, earlier)
+        execution = build.execution(CHECKOUT)
+        if earlier and execution not in untold:
+            return earlier
+        request = CheckoutRequest(
+            repo_url=build.spec.repo_url,
+            target_dir=SOURCE_DIR,
+            ref=build.spec.ref,
+            depth=build.spec.depth,
+            timeout_ms=build.time_left_ms(),
+            output_limit_bytes=build.spec.output_limit_bytes,
+        )
+        return self._run_execution(build, sandbox, execution, CHECKOUT, request, resumed=resumed)
+
+    def _unpack_archive(
+        self, build: Build, sandbox: Sandbox, earlier: Complete | Error | None
+    ) -> Complete | Error:
         """Unpacking twice does no harm, so a resumed build does it again where it is not noted."""
-        started = time.monotonic()
         running = Step(timestamp=timestamp(), name=CHECKOUT, status=StepStatus.RUNNING)
-        build.note(CHECKOUT, StepRecord(name=CHECKOUT, status=StepStatus.RUNNING))
+        if earlier is None:
+            build.note(CHECKOUT, StepRecord(name=CHECKOUT, status=StepStatus.RUNNING))
         self._publisher.append(build.held, CHECKOUT, [NumberedEvent(1, running)], steps=build.steps)
-        archive = self._jobs.archive(build.held.job.id)
-        end: Complete | Error
-        if archive is None:
-            end = _error("archive_expired", "The uploaded archive is no longer kept.")
-        else:
-            try:
-                place = self._sandboxes.place(sandbox.id)
-                place.client.unpack_archive([archive], SOURCE_DIR, ARCHIVE_TIMEOUT_S)
-                duration_ms = int((time.monotonic() - started) * 1000)
-                end = Complete(
-                    timestamp=timestamp(),
-                    conclusion=Conclusion.SUCCESS,
-                    duration_ms=duration_ms,
-                )
-            except RuntimeFault as fault:
-                end = _error(fault.code, fault.message, fault.hint)
+        end = earlier or self._unpack(build, sandbox)
         build.note(CHECKOUT, _ended(CHECKOUT, end))
         self._publisher.append(
             build.held, CHECKOUT, [NumberedEvent(2, _step_end(CHECKOUT, end))], steps=build.steps
         )
         return end
+
+    def _unpack(self, build: Build, sandbox: Sandbox) -> Complete | Error:
+        started = time.monotonic()
+        archive = self._publisher.patiently(
+            build.held, lambda: self._jobs.archive(build.held.job.id)
+        )
+        if archive is None:
+            return _error("archive_expired", "The uploaded archive is no longer kept.")
+        try:
+            place = self._sandboxes.place(sandbox.id)
+            place.client.unpack_archive([archive], SOURCE_DIR, ARCHIVE_TIMEOUT_S)
+        except RuntimeFault as fault:
+            return _error(fault.code, fault.message, fault.hint)
+        duration_ms = int((time.monotonic() - started) * 1000)
+        return Complete(
+            timestamp=timestamp(), conclusion=Conclusion.SUCCESS, duration_ms=duration_ms
+        )
 
     def _run_execution(
         self,
@@ -216,7 +247,7 @@ class BuildRunner:
         end = self._publisher.publish(
             build.held,
             self._sandboxes.place(sandbox.id),
-            f"{build.held.job.id}.{build.held.job.attempt}.{execution}",
+            execution,
             request,
             translate=translation(step),
             steps_at=steps_at,
@@ -237,6 +268,22 @@ class Build:
     @property
     def commit(self) -> str | None:
         return self.steps[0].commit
+
+    @property
+    def has_begun(self) -> bool:
+        return any(step.status is not StepStatus.QUEUED for step in self.steps)
+
+    def execution(self, name: str) -> str:
+        """The id that an execution of this build has in the runtime."""
+        return f"{self.held.job.id}.{self.held.job.attempt}.{name}"
+
+    def end(self) -> Complete | Error | None:
+        """How the build ended, by its steps; None where one is yet to be run."""
+        for step in self.steps:
+            end = self.end_of(step.name)
+            if end is None or not _succeeded(end):
+                return end
+        return end
 
     def end_of(self, name: str) -> Complete | Error | None:
         """How a step ended that another worker ran; None where it has not."""
@@ -338,6 +385,12 @@ def _succeeded(end: Complete | Error) -> bool:
 
 def _title(spec: BuildSpec) -> str:
     return f"build of {spec.repo_url.split('@')[-1]}" if spec.repo_url else "build of an archive"
+
+
+def _sandbox_lost() -> Error:
+    return _error(
+        "sandbox_lost", "The build's sandbox ended: it was removed or killed.", "Try again."
+    )
 
 
 def _error(code: str, message: str, hint: str = "") -> Error:

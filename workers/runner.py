@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 
 import msgspec
 import structlog
@@ -56,16 +57,20 @@ class Runner:
 
         Raises `StoreUnavailable` before the claim; the leader sends the job again.
         """
-        with self._held.reserving(job_id) as free:
-            if not free:
-                return False
-            claim = self._jobs.claim(
-                job_id, node=self._node_id, now=timestamp(), lease_ms=self._lease_ms
-            )
-            if claim is None:
-                return False
-            with self._held.holding(claim.job) as held:
-                return self._run_held(held, claim)
+        ran = False
+        with closing(self._held.turns(job_id)) as turns:
+            for _ in turns:
+                ran = self._claim_and_run(job_id) or ran
+        return ran
+
+    def _claim_and_run(self, job_id: str) -> bool:
+        claim = self._jobs.claim(
+            job_id, node=self._node_id, now=timestamp(), lease_ms=self._lease_ms
+        )
+        if claim is None:
+            return False
+        with self._held.holding(claim.job) as held:
+            return self._run_held(held, claim)
 
     def _run_held(self, held: HeldJob, claim: Claim) -> bool:
         try:

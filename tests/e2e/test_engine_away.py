@@ -141,6 +141,27 @@ def test_a_build_that_was_accepted_waits_for_the_engine(
     assert received[-1].event["conclusion"] == "success"
 
 
+def test_a_build_that_was_accepted_outlives_a_redis_that_goes_away_before_its_sandbox_is_made(
+    own_platform: Platform, behind: Client, door: Door, archive: str
+) -> None:
+    door.shut()
+    body = {"archive": archive, "steps": [{"name": "show", "commands": ["cat greeting.txt"]}]}
+    job_id = behind.submit("/v1/builds", body)
+    with behind.following(job_id) as events:
+        assert next(events).event["type"] == "start"
+    own_platform.stop("redis")
+    door.open()
+    worker_log = own_platform.state_dir / "logs" / "worker.log"
+    wait_for(lambda: "waiting for redis" in worker_log.read_text(), "the build waits for Redis")
+    own_platform.start("redis")
+
+    received = behind.follow_to_the_end(job_id)
+
+    check_stream(received)
+    assert stdout_of(received) == "hello\n"
+    assert received[-1].event["conclusion"] == "success"
+
+
 def test_a_worker_that_starts_without_the_engine_loses_none_of_its_sandboxes(
     own_platform: Platform, behind: Client, door: Door
 ) -> None:

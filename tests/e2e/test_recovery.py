@@ -142,6 +142,74 @@ def test_a_build_goes_on_where_its_killed_worker_left_it(
     assert steps == [("checkout", "success"), ("count", "success"), ("after", "success")]
 
 
+def test_what_redis_forgot_of_a_finished_step_is_told_again_at_once_and_in_order(
+    platform: Platform, api: Client, archive: str
+) -> None:
+    steps = [
+        {"name": "first", "commands": ["echo one", "read -t 1 || true", "echo two"]},
+        {"name": "second", "commands": [COUNT]},
+    ]
+    job_id = api.submit("/v1/builds", {"archive": archive, "steps": steps})
+    keys = [f"cf:job:{job_id}", f"cf:job:{job_id}:events"]
+    reader = Reader(api, job_id)
+    with redis.Redis.from_url(platform.redis_url) as client:
+        wait_for(lambda: "one\n" in stdout_of(reader.received), "the first step runs")
+        before = [client.dump(key) for key in keys]
+        wait_for(lambda: "1\n" in stdout_of(reader.received), "the second step runs")
+        for key, value in zip(keys, before, strict=True):
+            client.restore(key, 0, value, replace=True)
+
+    # Long before the job's lease lapses.
+    wait_for(lambda: not reader.is_alive(), "the build ends", deadline_s=20)
+
+    assert stdout_of(reader.whole()) == "one\ntwo\n" + COUNTED
+    late = api.follow_to_the_end(job_id)
+    assert [one.event["type"] for one in late] == [one.event["type"] for one in reader.received]
+    assert stdout_of(late) == stdout_of(reader.received)
+
+
+def test_a_removal_that_its_node_was_never_told_of_is_carried_out(
+    platform: Platform, api: Client
+) -> None:
+    made = api.sandbox("unheard")
+    with redis.Redis.from_url(platform.redis_url) as client:
+        client.hset(f"cf:sandbox:{made['id']}", "state", "removing")
+
+    wait_for(lambda: api.http.get("/v1/sandboxes/unheard").status_code == 404, "it is gone")
+
+    assert not (platform.state_dir / "sandboxes" / made["id"]).exists()
+
+
+def test_a_sandbox_that_redis_was_not_told_of_as_made_becomes_running(
+    platform: Platform, api: Client
+) -> None:
+    made = api.sandbox("untold")
+    with redis.Redis.from_url(platform.redis_url) as client:
+        client.hset(f"cf:sandbox:{made['id']}", "state", "creating")
+
+    found = api.sandbox("untold")
+
+    assert (found["id"], found["state"]) == (made["id"], "running")
+    api.remove("untold")
+
+
+def test_a_record_of_a_sandbox_that_its_node_does_not_have_ends_as_lost(
+    platform: Platform, api: Client
+) -> None:
+    made = api.sandbox("ghost")
+    with redis.Redis.from_url(platform.redis_url) as client:
+        key = f"cf:sandbox:{made['id']}"
+        before = {name: client.dump(name) for name in (key, f"{key}:events")}
+        api.remove("ghost")
+        for name, value in before.items():
+            client.restore(name, 0, value, replace=True)
+        client.sadd("cf:node:node-1:sandboxes", made["id"])
+
+        wait_for(lambda: client.hget(key, "state") == b"failed", "it is missed")
+
+        assert b"sandbox_lost" in client.hget(key, "error")
+
+
 def test_a_job_accepted_while_no_worker_runs_is_run_later(
     platform: Platform, api: Client, box: str
 ) -> None:

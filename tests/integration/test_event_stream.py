@@ -118,6 +118,19 @@ def test_an_event_that_is_appended_twice_is_in_the_stream_once(bench: Bench) -> 
     assert ids == [EventId(1, 1), EventId(1, 2), EventId(1, 3)]
 
 
+def test_an_end_whose_answer_was_lost_can_be_told_again_by_who_told_it(bench: Bench) -> None:
+    writer = bench.claimed()
+    bench.stream.append(writer, "e", [START, end(2)])
+
+    again = bench.stream.append(writer, "e", [START, end(2)])
+    other = bench.stream.append(writer._replace(fence=7), "e", [START, end(2)])
+    another_end = bench.stream.append(writer, "f", [end(1)])
+
+    assert again == (Outcome.OK, 2)
+    assert (other.outcome, another_end.outcome) == (Outcome.COMPLETED, Outcome.COMPLETED)
+    assert len(bench.stream.read(writer.job_id)) == 2
+
+
 def test_events_that_would_leave_a_hole_are_refused_with_the_last_number_kept(
     bench: Bench,
 ) -> None:

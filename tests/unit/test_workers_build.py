@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from sandbox_runtime.protocol.events import (
@@ -126,16 +128,35 @@ def test_steps_that_never_started_are_skipped_at_the_end() -> None:
     ]
 
 
-def test_a_job_is_reserved_by_one_thread_at_a_time_and_by_none_after_the_stop() -> None:
+def test_a_job_has_one_thread_at_a_time_which_gets_a_turn_more_for_a_nudge_meanwhile() -> None:
+    held = HeldJobs()
+    others = []
+
+    turns = 0
+    for _ in held.turns("a"):
+        turns += 1
+        if turns == 1:
+            others = list(held.turns("a"))
+
+    assert (turns, others) == (2, [])
+    assert len(list(held.turns("a"))) == 1
+
+
+def test_a_job_whose_turn_ends_in_an_error_can_be_run_again() -> None:
     held = HeldJobs()
 
-    with held.reserving("a") as first, held.reserving("a") as second:
-        assert (first, second) == (True, False)
-    with held.reserving("a") as again:
-        assert again
+    with closing(held.turns("a")) as turns:
+        next(turns)
+
+    assert len(list(held.turns("a"))) == 1
+
+
+def test_no_job_gets_a_turn_after_the_stop() -> None:
+    held = HeldJobs()
+
     held.release_all()
-    with held.reserving("a") as late:
-        assert not late
+
+    assert list(held.turns("a")) == []
 
 
 def test_a_job_that_is_held_when_the_worker_stops_is_let_go() -> None:

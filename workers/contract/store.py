@@ -369,16 +369,15 @@ class SandboxStore:
         self._client = client
         self._retention_s = retention_s
         self._create = load_script(client, "create_sandbox")
+        self._claim = load_script(client, "claim_sandbox")
         self._move = load_script(client, "move_sandbox")
+        self._restore = load_script(client, "restore_sandbox")
         self._send = load_script(client, "send")
         self._set_env = load_script(client, "set_env")
         self._prune_names = load_script(client, "prune_names")
 
     def find_or_create(self, sandbox: Sandbox) -> tuple[Sandbox, bool]:
         """The owner's sandbox of this name, and whether it is the new one."""
-        fields: list[str | bytes] = []
-        for name, value in _sandbox_fields(sandbox).items():
-            fields += (name, value)
         keys = [
             f"cf:sandbox-names:{sandbox.owner}",
             f"cf:sandbox:{sandbox.id}",
@@ -386,7 +385,7 @@ class SandboxStore:
         ]
         event = _event(sandbox, SandboxEventType.CREATED)
         with store_errors():
-            answer = self._create(keys, [sandbox.name, sandbox.id, event, *fields])
+            answer = self._create(keys, [sandbox.name, sandbox.id, event, *_flat(sandbox)])
         if answer[0] == b"created":
             return sandbox, True
         return self.get(answer[1].decode()), False
@@ -515,26 +514,30 @@ class SandboxStore:
             self._send(args=[sandbox_id, PLACE_TASK, PLACEMENT_QUEUE, _now_ms()])
 
     def claim_for_node(self, sandbox_id: str, node: str) -> Sandbox | None:
-        """Makes a new sandbox this node's own; None where another node has it."""
+        """Makes a new sandbox this node's own; None where another node has it, or it is gone."""
+        keys = [f"cf:sandbox:{sandbox_id}", f"cf:node:{node}:sandboxes"]
         with store_errors():
-            if not self._client.hsetnx(f"cf:sandbox:{sandbox_id}", "node", node):
-                return None
-            self._client.sadd(f"cf:node:{node}:sandboxes", sandbox_id)
-        try:
-            return self.get(sandbox_id)
-        except SandboxNotFound:
-            with store_errors():
-                self._client.delete(f"cf:sandbox:{sandbox_id}")
-            return None
+            answer = self._claim(keys, [node, sandbox_id])
+        return _sandbox(_pairs(answer[1])) if answer[0] == b"claimed" else None
 
-    def restore(self, sandbox: Sandbox) -> None:
-        """Writes a record that Redis has lost, from what its node knows of it."""
+    def drop_from_node(self, sandbox_id: str, node: str) -> None:
+        """Of a sandbox that is no more, or of which nothing is known."""
         with store_errors():
-            pipeline = self._client.pipeline(transaction=True)
-            pipeline.hset(f"cf:sandbox:{sandbox.id}", mapping=_sandbox_fields(sandbox))
-            pipeline.hset(f"cf:sandbox-names:{sandbox.owner}", sandbox.name, sandbox.id)
-            pipeline.sadd(f"cf:node:{sandbox.node}:sandboxes", sandbox.id)
-            pipeline.execute()
+            self._client.srem(f"cf:node:{node}:sandboxes", sandbox_id)
+
+    def restore(self, sandbox: Sandbox) -> bool:
+        """Writes a record that Redis has lost, from what its node knows of it.
+
+        False where another sandbox has been given its name meanwhile.
+        """
+        keys = [
+            f"cf:sandbox-names:{sandbox.owner}",
+            f"cf:sandbox:{sandbox.id}",
+            f"cf:node:{sandbox.node}:sandboxes",
+        ]
+        with store_errors():
+            answer = self._restore(keys, [sandbox.name, sandbox.id, *_flat(sandbox)])
+        return bool(answer[0] == b"restored")
 
     def open_jobs(self, sandbox_id: str) -> list[str]:
         with store_errors():
@@ -672,9 +675,9 @@ class NodeStore:
             records = self._client.mget([f"cf:node:{node_id}" for node_id in ids])
         return [msgspec.json.decode(record, type=NodeRecord) for record in records if record]
 
-    def sandboxes_of(self, node_id: str) -> list[str]:
+    def sandboxes_of(self, node_id: str) -> set[str]:
         with store_errors():
-            return [raw.decode() for raw in self._client.smembers(f"cf:node:{node_id}:sandboxes")]
+            return {raw.decode() for raw in self._client.smembers(f"cf:node:{node_id}:sandboxes")}
 
     def lead(self, who: str, life_s: float) -> bool:
         """Whether `who` leads now; a leader keeps the lead by asking again in time."""
@@ -770,6 +773,11 @@ def _job(fields: Fields) -> Job:
         started_at=text(b"started_at"),
         completed_at=text(b"completed_at"),
     )
+
+
+def _flat(sandbox: Sandbox) -> list[str | bytes]:
+    """Names and values of a record's fields, as scripts take them."""
+    return [part for field in _sandbox_fields(sandbox).items() for part in field]
 
 
 def _sandbox_fields(sandbox: Sandbox) -> dict[str, str | bytes]:

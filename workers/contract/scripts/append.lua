@@ -9,7 +9,7 @@
 --      7 steps of a build as JSON; '' leaves them as they are
 --      8 conclusion, 9 exit code, 10 error as JSON, 11 completed at: for the terminal event, else ''
 --      12… triples of n, type, JSON
--- Returns {'ok', last n}
+-- Returns {'ok', last n}: all of it is there, even where this very end was told before
 --      or {'missing'} {'completed'} {'fenced'} {'moved'} {'hole', last n}: nothing was written.
 
 local record = redis.call('HMGET', KEYS[1], 'status', 'fence', 'attempt', 'seq', 'n:' .. ARGV[3])
@@ -17,7 +17,11 @@ local status, fence, attempt = record[1], record[2], record[3]
 local seq, last_n = tonumber(record[4] or '0'), tonumber(record[5] or '0')
 
 if not status then return {'missing'} end
-if status == 'completed' then return {'completed'} end
+if status == 'completed' then
+  -- Asked again because the answer was lost: it is the writer's own end that completed the job.
+  if ARGV[1] == fence and tonumber(ARGV[#ARGV - 2]) == last_n then return {'ok', last_n} end
+  return {'completed'}
+end
 if ARGV[2] ~= '' and ARGV[2] ~= status then return {'moved'} end
 if ARGV[1] ~= '' and ARGV[1] ~= fence then return {'fenced'} end
 if ARGV[12] and tonumber(ARGV[12]) > last_n + 1 then return {'hole', last_n} end

@@ -10,6 +10,8 @@ if id then
   if state and state ~= 'removed' and state ~= 'failed' then return {'found', id} end
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+-- A build that tries again writes over its own record that failed, and would expire.
+redis.call('DEL', KEYS[2], KEYS[3])
 redis.call('HSET', KEYS[2], 'state', 'creating', 'seq', 1, unpack(ARGV, 4))
 redis.call('XADD', KEYS[3], '1-1', 't', 'created', 'e', ARGV[3])
 return {'created', ARGV[2]}
