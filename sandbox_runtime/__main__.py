@@ -130,8 +130,9 @@ def _make_directories(settings: Settings) -> None:
     settings.scratch.mkdir(parents=True, exist_ok=True)
     settings.scratch.chmod(0o711)  # Who is told a name in it may open it, if it is his.
     if not settings.home.exists():
-        settings.home.mkdir(mode=0o755)
-        settings.home.chmod(0o755)
+        mode = 0o755 if settings.users == 1 else 0o775  # Its users share it.
+        settings.home.mkdir(mode=mode)
+        settings.home.chmod(mode)
         if settings.uid != os.getuid():
             os.chown(settings.home, settings.uid, settings.gid)
 

@@ -27,6 +27,7 @@ async def run_argv(
     *,
     cwd: str,
     env: Mapping[str, str],
+    user: int,
     stdin: bytes,
     programs: UserPrograms,
     output: Output,
@@ -38,7 +39,7 @@ async def run_argv(
         stdin_file = _file_of(stdin)
         cleanup.callback(os.close, stdin_file)
         stdout, stderr = (
-            _pipe_into(output, stream, programs, cleanup)
+            _pipe_into(output, stream, programs, user, cleanup)
             for stream in (Stream.STDOUT, Stream.STDERR)
         )
         try:
@@ -50,6 +51,7 @@ async def run_argv(
                 stdout=stdout,
                 stderr=stderr,
                 group=group,
+                user=user,
             )
         except OSError as error:
             group.remove()
@@ -87,11 +89,13 @@ def _not_started(name: str, error: OSError, output: Output) -> int:
     return NOT_EXECUTABLE if found else NOT_FOUND
 
 
-def _pipe_into(output: Output, stream: Stream, programs: UserPrograms, cleanup: ExitStack) -> int:
+def _pipe_into(
+    output: Output, stream: Stream, programs: UserPrograms, user: int, cleanup: ExitStack
+) -> int:
     """The end of a pipe that the program writes to; the other is read until the cleanup."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(read_end, False)
-    programs.give_to_user(write_end)
+    programs.give_to_user(write_end, user)
     cleanup.callback(PipeReader(read_end, stream, output).finish)
     cleanup.callback(os.close, write_end)
     return write_end

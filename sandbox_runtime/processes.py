@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sandbox_runtime.limits import UserLimits
+from sandbox_runtime.protocol.requests import user_name
 from sandbox_runtime.settings import Settings
 
 KILL_TIMEOUT_S = 2.0
@@ -31,6 +32,10 @@ MEMBERS_READ_BYTES = 4096
 """Enough to see whether a group has a second member."""
 
 USER_UMASK = 0o022
+
+SHARING_UMASK = 0o002
+"""Where a sandbox has several users: what one makes, the others may change."""
+
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -101,18 +106,19 @@ class UserPrograms:
         self._groups: set[JobGroup] = set()
         self._numbers = itertools.count(1)
 
-    def environment(self, extra: Mapping[str, str | None]) -> dict[str, str]:
+    def environment(self, extra: Mapping[str, str | None], *, user: int = 0) -> dict[str, str]:
         """What a program of the user starts with: the base, changed by `extra`; None unsets."""
-        merged = {**self._base_environment, **extra}
+        of_other = {} if self._uid(user) == self._settings.uid else _environment_of_other(user)
+        merged = {**self._base_environment, **of_other, **extra}
         return {name: value for name, value in merged.items() if value is not None}
 
-    def give_to_user(self, file: str | int) -> None:
-        """Makes the user the owner of a file of ours, a path or a descriptor.
+    def give_to_user(self, file: str | int, user: int = 0) -> None:
+        """Makes a user the owner of a file of ours, a path or a descriptor.
 
         From then on we may have no right to open it.
         """
         if self._switches_user:
-            os.chown(file, self._settings.uid, self._settings.gid)
+            os.chown(file, self._uid(user), self._settings.gid)
 
     def share_with_user(self, path: str, mode: int) -> None:
         """Lets the user's group open a file of ours; we stay its owner, so keep our right to it."""
@@ -147,6 +153,7 @@ class UserPrograms:
         stderr: int,
         pass_fds: Sequence[int] = (),
         group: JobGroup | None,
+        user: int = 0,
         as_user: bool = True,
     ) -> subprocess.Popen[bytes]:
         """Starts a program in a session (setsid) of its own. `cwd` is entered as the user.
@@ -164,7 +171,7 @@ class UserPrograms:
             pass_fds=pass_fds,
             start_new_session=True,
             # Between fork and exec; safe because we fork from the loop's thread alone.
-            preexec_fn=self._preparation(cwd, group, as_user),
+            preexec_fn=self._preparation(cwd, group, self._uid(user), as_user),
         )
         if group is not None:
             group.joined(process.pid)
@@ -192,8 +199,15 @@ class UserPrograms:
             group.kill_all()
         await asyncio.gather(*(group.close() for group in groups))
 
-    def _preparation(self, cwd: str, group: JobGroup | None, as_user: bool) -> Callable[[], None]:
-        uid, gid = self._settings.uid, self._settings.gid
+    def _uid(self, user: int) -> int:
+        """The one that there is, where a sandbox has no others."""
+        return self._settings.uid + min(user, self._settings.users - 1)
+
+    def _preparation(
+        self, cwd: str, group: JobGroup | None, uid: int, as_user: bool
+    ) -> Callable[[], None]:
+        gid = self._settings.gid
+        umask = SHARING_UMASK if self._settings.users > 1 else USER_UMASK
         switch = as_user and self._switches_user
 
         def prepare() -> None:
@@ -207,7 +221,7 @@ class UserPrograms:
                 os.setresgid(gid, gid, gid)
                 os.setresuid(uid, uid, uid)
             _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-            os.umask(USER_UMASK)
+            os.umask(umask)
             # What we ignore, the program would inherit as ignored.
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
@@ -389,6 +403,18 @@ def _signal(pids: list[int], signal_number: int, except_pid: int | None) -> None
         if pid != except_pid:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal_number)
+
+
+def _environment_of_other(user: int) -> dict[str, str]:
+    """What differs where a program is not run by the sandbox's first user."""
+    return {
+        "USER": user_name(user),
+        "LOGNAME": user_name(user),
+        # Git takes a repository of another user's for a trap; here users share what is theirs.
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "safe.directory",
+        "GIT_CONFIG_VALUE_0": "*",
+    }
 
 
 def _read_environment(path: Path) -> dict[str, str]:

@@ -73,7 +73,7 @@ class Sessions:
                     f"The sandbox has {MAX_SESSIONS} sessions already.",
                     "End sessions that are not needed any more.",
                 )
-            session = _LiveSession(self._settings, self._programs)
+            session = _LiveSession(self._settings, self._programs, request.session.user)
             self._sessions[request.session.name] = session
         return await session.run(request, journal, output, cancellation)
 
@@ -99,7 +99,10 @@ class Sessions:
         exit_code = await run_argv(
             argv,
             cwd=str(self._settings.workspace / (request.cwd or request.session.cwd)),
-            env=self._programs.environment({**request.session.env, **request.env}),
+            env=self._programs.environment(
+                {**request.session.env, **request.env}, user=request.session.user
+            ),
+            user=request.session.user,
             stdin=(request.stdin or "").encode(),
             programs=self._programs,
             output=output,
@@ -113,9 +116,10 @@ class Sessions:
 class _LiveSession:
     """One session: its shell, whoever waits for it, and what its commands left behind."""
 
-    def __init__(self, settings: Settings, programs: UserPrograms) -> None:
+    def __init__(self, settings: Settings, programs: UserPrograms, user: int) -> None:
         self._settings = settings
         self._programs = programs
+        self._user = user
         self._directory = Path(tempfile.mkdtemp(prefix="session-", dir=settings.scratch))
         self._directory.chmod(0o711)  # Who is told a file's name may open it, if he has the right.
         self._turn = asyncio.Lock()
@@ -225,7 +229,8 @@ class _LiveSession:
             self._programs,
             self._group,
             directories=(str(workspace), str(workspace / session.cwd)),
-            env=self._programs.environment(session.env),
+            env=self._programs.environment(session.env, user=self._user),
+            user=self._user,
         )
         await self._shell.ready()
         return self._shell

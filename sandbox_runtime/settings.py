@@ -26,6 +26,8 @@ class Settings:
     uid: int
     """Of the user's programs. Where it is the runtime's own, nothing is switched."""
     gid: int
+    users: int
+    """How many ids, from `uid` on, are this sandbox's; where it is one, sessions share it."""
     home: Path
     user_env: Path
     """`KEY=VALUE` lines, the environment that each of the user's programs starts from."""
@@ -48,6 +50,7 @@ class Settings:
             token_file=reader.path("TOKEN_FILE", "/run/coldframe/token"),
             uid=reader.id("UID", 1000),
             gid=reader.id("GID", 1000),
+            users=max(reader.id("USERS", 1), 1),
             home=reader.path("HOME", "/home/sandbox"),
             user_env=reader.path("USER_ENV", "/run/coldframe/user-env"),
             cgroup=reader.path("CGROUP", "/cg") if env.get(PREFIX + "CGROUP") != "" else None,

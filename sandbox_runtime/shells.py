@@ -98,6 +98,7 @@ class Shell:
         *,
         directories: Sequence[str],
         env: Mapping[str, str],
+        user: int,
     ) -> None:
         """Starts the process, to be used once it is `ready`. Raises `ShellFailed`.
 
@@ -125,6 +126,7 @@ class Shell:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(self._report_descriptor,),
                 group=group,
+                user=user,
             )
         except (OSError, subprocess.SubprocessError) as error:
             os.close(self._control)

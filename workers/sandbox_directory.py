@@ -2,6 +2,7 @@
 
 <state>/sandboxes/<id>/
     state.json   the sandbox as its node knows it, and its token: the truth about what is here
+    users        the block of users that its code runs as, where it has one of its own
     run/         the runtime's socket and token file; the container sees it as /run/coldframe
     volume/      workspace, home, app, build, src, test, tmp: all that the user may write
     volume.img   what is mounted there, where volumes are bounded; then run/ is a mount, too
@@ -17,11 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from workers import mounts
+from workers import mounts, user_blocks
 from workers.contract.sandboxes import Sandbox
-
-USER_ID = 1000
-"""The user that a sandbox's code runs as, in the image and on the volume."""
+from workers.user_blocks import UserBlock
 
 VOLUME_MOUNTS = {
     "workspace": "/workspace",
@@ -63,13 +62,21 @@ class SandboxDirectory:
     def volume(self) -> Path:
         return self.path / "volume"
 
-    def prepare(self, user_id: int, volume_bytes: int | None) -> str:
+    @property
+    def users(self) -> UserBlock:
+        """Of a directory that was prepared: the sandbox's own."""
+        return user_blocks.claim(self.path)
+
+    def prepare(self, user_id: int | None, volume_bytes: int | None) -> str:
         """Makes the directories; returns the token that its runtime will want.
 
+        They are the user's; None: of users that no other sandbox has, and which share them.
         `volume_bytes` bounds the volume, which is kept where there is one; None: it is a plain
         directory. Raises `OSError`.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = self.users.first if user_id is None else user_id
+        mode = 0o755 if user_id is not None else 0o775
         if volume_bytes is not None:
             mounts.mount_run(self.run)
             mounts.mount_volume(self.path / "volume.img", self.volume, volume_bytes)
@@ -83,9 +90,16 @@ class SandboxDirectory:
             directory.mkdir(exist_ok=True)
             # The home of homes stays root's: the runtime makes the user's own below it.
             if os.geteuid() == 0 and name != "home":
-                os.chown(directory, user_id, user_id)
-            directory.chmod(0o1777 if name == "tmp" else 0o755)
+                os.chown(directory, owner, owner)
+            directory.chmod(0o1777 if name == "tmp" else mode)
         return token
+
+    def write(self, name: str, content: str) -> Path:
+        """A file of ours that the sandbox may read."""
+        path = self.path / name
+        path.write_text(content)
+        path.chmod(0o644)
+        return path
 
     def save(self, state: SandboxState) -> None:
         """Atomic: who reads sees the old state or the new."""

@@ -40,6 +40,15 @@ HEARTBEAT_S = 5.0
 
 BOOT_ID_HEADER = "Coldframe-Boot-Id"
 
+USERS = 16
+"""A sandbox's: the first, as which all runs that asks for no other, and isolated sessions'."""
+
+
+def user_name(user: int) -> str:
+    """As /etc/passwd has it."""
+    return f"session-{user}" if user else "sandbox"
+
+
 OutputLimit = Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT_LIMIT_BYTES)]
 TimeoutMs = Annotated[int, msgspec.Meta(gt=0)]
 
@@ -67,6 +76,8 @@ class Session(_Request, frozen=True):
     name: str = "default"
     cwd: str = "/workspace"
     env: dict[str, str | None] = {}
+    user: Annotated[int, msgspec.Meta(ge=0, lt=USERS)] = 0
+    """Which of the sandbox's users it is, as of its first command; all share one group."""
 
 
 class ExecRequest(_Request, frozen=True, tag="exec", tag_field="kind"):

@@ -18,7 +18,7 @@ from tests.conftest import DRIVER
 from tests.platform import Platform
 from workers.contract.jobs import new_id
 from workers.drivers.driver import sandboxes_root
-from workers.sandbox_directory import USER_ID, SandboxDirectory
+from workers.sandbox_directory import SandboxDirectory
 
 pytestmark = pytest.mark.skipif(DRIVER != "docker", reason="driver local has no bounded volume")
 
@@ -173,7 +173,7 @@ def test_a_worker_that_was_killed_while_it_made_a_volume_leaves_nothing(
     root = sandboxes_root(platform.state_dir)
     platform.kill("worker")
     mounted = SandboxDirectory(root, new_id())
-    mounted.prepare(USER_ID, DISK_MB << 20)
+    mounted.prepare(None, DISK_MB << 20)
     only_made = SandboxDirectory(root, new_id())
     only_made.path.mkdir()
     (only_made.path / "volume.img.new").write_bytes(b"")

@@ -118,11 +118,12 @@ def test_a_sandbox_runs_commands_and_keeps_its_session(made: Made) -> None:
 
 
 def test_user_code_is_another_user_than_the_runtime(made: Made) -> None:
-    output, _ = made.run("id -u; stat -c %u /proc/$PPID")
+    output, _ = made.run("id -u; id -un; stat -c %u /proc/$PPID")
 
-    user, runtime = output.split()
-    assert user == str(1000 if os.geteuid() == 0 else os.getuid())
-    assert os.geteuid() != 0 or runtime == "0"
+    user, name, runtime = output.split()
+    assert user == str((made.directory.volume / "workspace").stat().st_uid)
+    assert name == "sandbox"
+    assert os.geteuid() != 0 or (runtime == "0" and user != "0")
 
 
 @ROOT_ONLY

@@ -36,7 +36,7 @@ from workers.drivers.user_environment import (
     user_environment,
     write_user_environment,
 )
-from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
+from workers.sandbox_directory import RUN_MOUNT, VOLUME_MOUNTS, SandboxDirectory
 from workers.settings import SandboxDefaults
 
 MIB = 1024 * 1024
@@ -73,7 +73,7 @@ class DockerDriver:
     """Talks to the engine that the environment names (`DOCKER_HOST`), or the local one."""
 
     name = "docker"
-    user_id = USER_ID
+    user_id: int | None = None
 
     def __init__(
         self, *, node_id: str, state_dir: Path, defaults: SandboxDefaults, ca_bundle: Path | None
@@ -83,12 +83,7 @@ class DockerDriver:
         self._defaults = defaults
         self._ca_bundle = ca_bundle
         self._owner = owner_of(state_dir, node_id)
-        self._runtime = RuntimeEnvironment(
-            user_id=USER_ID,
-            group_id=USER_ID,
-            python="python3",
-            user_env=MOUNTED,
-        )
+        self._runtime = RuntimeEnvironment(python="python3", user_env=MOUNTED)
         self._cgroups = SandboxCgroups(find_hierarchies(), self._owner)
         self._cgroup_driver: str | None = None
         self._image_environments: dict[str, dict[str, str]] = {}
@@ -156,11 +151,15 @@ class DockerDriver:
         write_user_environment(
             directory, user_environment(image_environment, with_certificates=with_certificates)
         )
+        users = directory.users
         # Memory that a file in them takes is not given back: both full, half of it is left.
         shared_bytes = min(SHARED_BYTES, limits.memory_bytes // 4)
         mounts = [_bind(directory.run, RUN_MOUNT)]
         mounts.append(_bind(self._runtime_tree(), RUNTIME_MOUNT, read_only=True))
         mounts += [_bind(directory.volume / name, at) for name, at in VOLUME_MOUNTS.items()]
+        for name, content in (("passwd", users.passwd()), ("group", users.group_file())):
+            # Not beside the socket, where a runtime that was taken over could put a link.
+            mounts.append(_bind(directory.write(name, content), f"/etc/{name}", read_only=True))
         if self._ca_bundle:
             mounts.append(_bind(self._ca_bundle.resolve(), CA_BUNDLE_MOUNT, read_only=True))
         try:
@@ -198,6 +197,7 @@ class DockerDriver:
                     },
                     environment=_only(
                         self._runtime.variables(
+                            users,
                             _group_mount(JOBS) if JOBS in groups else "",
                             limits=[_group_mount(name) for name in groups if name != JOBS],
                         ),

@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol
 from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.sandbox_directory import SandboxDirectory
 from workers.settings import SandboxDefaults
+from workers.user_blocks import HOME, UserBlock
 
 
 class DriverFault(Exception):
@@ -74,8 +75,8 @@ class Driver(Protocol):
     """Makes sandboxes and removes them; knows nothing of jobs. Its methods may take seconds."""
 
     name: str
-    user_id: int
-    """Owner of a sandbox's volume."""
+    user_id: int | None
+    """Owner of all sandboxes' volumes; None: each has users of its own."""
 
     engine: str
     """What makes the sandboxes, with its version, for a person; empty until `check` has passed."""
@@ -126,20 +127,21 @@ class Driver(Protocol):
 class RuntimeEnvironment:
     """The runtime's settings, which are the same for every driver."""
 
-    def __init__(self, *, user_id: int, group_id: int, python: str, user_env: str) -> None:
-        self._user_id = user_id
-        self._group_id = group_id
+    def __init__(self, *, python: str, user_env: str) -> None:
         self._python = python
         self._user_env = user_env
 
-    def variables(self, cgroup: str, *, limits: Iterable[str] = ()) -> dict[str, str]:
+    def variables(
+        self, users: UserBlock, cgroup: str, *, limits: Iterable[str] = ()
+    ) -> dict[str, str]:
         """`cgroup`: below which the runtime makes groups; `limits`: those it puts user code in."""
         return {
             "COLDFRAME_RUNTIME_SOCKET": "/run/coldframe/runtime.sock",
             "COLDFRAME_RUNTIME_TOKEN_FILE": "/run/coldframe/token",
-            "COLDFRAME_RUNTIME_UID": str(self._user_id),
-            "COLDFRAME_RUNTIME_GID": str(self._group_id),
-            "COLDFRAME_RUNTIME_HOME": "/home/sandbox",
+            "COLDFRAME_RUNTIME_UID": str(users.first),
+            "COLDFRAME_RUNTIME_GID": str(users.group),
+            "COLDFRAME_RUNTIME_USERS": str(users.size),
+            "COLDFRAME_RUNTIME_HOME": HOME,
             "COLDFRAME_RUNTIME_USER_ENV": self._user_env,
             "COLDFRAME_RUNTIME_CGROUP": cgroup,
             "COLDFRAME_RUNTIME_LIMITS": ":".join(limits),

@@ -33,12 +33,16 @@ from workers.drivers.user_environment import (
     user_environment,
     write_user_environment,
 )
-from workers.sandbox_directory import RUN_MOUNT, USER_ID, VOLUME_MOUNTS, SandboxDirectory
+from workers.sandbox_directory import RUN_MOUNT, VOLUME_MOUNTS, SandboxDirectory
+from workers.user_blocks import UserBlock
 
 WARNING = (
     "driver local: sandboxes run under bubblewrap on this machine's own programs. "
     "Run only code that you trust."
 )
+USER_ID = 1000
+"""All sandboxes' one user, where the worker is root: their code is trusted."""
+
 CGROUP_MOUNT = "/cg"
 PID_FILE = "bubblewrap.json"
 END_TIMEOUT_S = 10.0
@@ -58,19 +62,15 @@ class LocalDriver:
     ) -> None:
         self._root = sandboxes_root(state_dir)
         self._is_root = os.geteuid() == 0
-        self.user_id = USER_ID if self._is_root else os.getuid()
-        self._group_id = USER_ID if self._is_root else os.getgid()
+        user, group = (USER_ID, USER_ID) if self._is_root else (os.getuid(), os.getgid())
+        self._users = UserBlock(user, group)
+        self.user_id: int | None = user
         self._python = python or Path(sys.executable)
         self._ca_bundle = ca_bundle
         found = find_hierarchies() if self._is_root else Hierarchies()
         self._cgroups = SandboxCgroups(found, owner_of(state_dir, node_id))
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._runtime = RuntimeEnvironment(
-            user_id=self.user_id,
-            group_id=self._group_id,
-            python=str(self._python),
-            user_env=MOUNTED,
-        )
+        self._runtime = RuntimeEnvironment(python=str(self._python), user_env=MOUNTED)
 
     def check(self) -> list[str]:
         if shutil.which("bwrap") is None:
@@ -89,11 +89,7 @@ class LocalDriver:
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         path = f"{self._python.parent}:{OWN_PROGRAMS}:{DEFAULTS['PATH']}"
         write_user_environment(directory, user_environment({"PATH": path}, with_certificates=False))
-        (directory.run / "passwd").write_text(
-            "root:x:0:0:root:/root:/bin/sh\n"
-            f"sandbox:x:{self.user_id}:{self._group_id}::/home/sandbox:/bin/bash\n"
-        )
-        (directory.run / "passwd").chmod(0o644)
+        directory.write("passwd", self._users.passwd())
         arguments = self._arguments(sandbox, directory)
         reading, writing = os.pipe()
         try:
@@ -164,7 +160,7 @@ class LocalDriver:
                 arguments += ["--symlink", str(Path(path).readlink()), path]
             else:
                 arguments += ["--ro-bind-try", path, path]
-        arguments += ["--ro-bind", str(directory.run / "passwd"), "/etc/passwd"]
+        arguments += ["--ro-bind", str(directory.path / "passwd"), "/etc/passwd"]
         arguments += ["--perms", "1777", "--tmpfs", "/tmp", "--tmpfs", "/run", "--dir", "/var"]
         # Their first component lies outside what was bound, so bubblewrap makes the mount points.
         arguments += ["--bind", str(directory.run), RUN_MOUNT]
@@ -186,7 +182,7 @@ class LocalDriver:
             for capability in CAPABILITIES:
                 arguments += ["--cap-add", capability]
         arguments += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin"]
-        for name, value in self._runtime.variables(cgroup).items():
+        for name, value in self._runtime.variables(self._users, cgroup).items():
             arguments += ["--setenv", name, value]
         return [*arguments, "--setenv", "PYTHONPATH", "", "--chdir", "/"]
 
