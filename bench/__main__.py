@@ -16,7 +16,9 @@ from bench.chart import render_chart
 from bench.errors import BenchError
 from bench.machine import describe_machine
 from bench.measure_create import measure_create
+from bench.measure_idle import measure_idle
 from bench.measure_memory import measure_memory
+from bench.measure_neighbours import measure_neighbours
 from bench.measure_readers import measure_readers
 from bench.measure_streaming import measure_streaming
 from bench.measure_volleys import measure_volleys
@@ -40,6 +42,8 @@ MEASUREMENTS: dict[str, Callable[[Site], Part]] = {
     "streaming": measure_streaming,
     "readers": measure_readers,
     "memory": measure_memory,
+    "neighbours": measure_neighbours,
+    "idle": measure_idle,
 }
 
 

@@ -88,6 +88,9 @@ class Api:
         answer = self._call("POST", f"/v1/sandboxes/{sandbox}/exec", body, _ASYNC)
         return str(answer["id"])
 
+    def cancel_job(self, job_id: str) -> None:
+        self._call("POST", f"/v1/jobs/{job_id}/cancel")
+
     def exec_to_complete(self, sandbox: str, command: str) -> None:
         """Streams a command's events; returns with the terminal one."""
         with self._exec_stream(sandbox, _exec_body(command)) as response:

@@ -17,6 +17,8 @@ class Sizes:
     stream_rounds: int
     reader_counts: tuple[int, ...]
     reader_exec_rounds: int
+    neighbour_rounds: int
+    idle_sandboxes: int
 
 
 FULL = Sizes(
@@ -26,6 +28,8 @@ FULL = Sizes(
     stream_rounds=5,
     reader_counts=(200, 1000),
     reader_exec_rounds=50,
+    neighbour_rounds=200,
+    idle_sandboxes=200,
 )
 
 QUICK = Sizes(
@@ -35,4 +39,6 @@ QUICK = Sizes(
     stream_rounds=1,
     reader_counts=(20, 100),
     reader_exec_rounds=5,
+    neighbour_rounds=20,
+    idle_sandboxes=5,
 )

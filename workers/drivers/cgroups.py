@@ -130,6 +130,12 @@ class SandboxCgroups:
                 file, share = ("weight", USER_CPU_WEIGHT) if is_v2 else ("shares", USER_CPU_SHARES)
                 (both / USER / f"cpu.{file}").write_text(str(share))
 
+    def freeze(self, sandbox_id: str, *, frozen: bool) -> None:
+        """v2: the engine freezes the container's group, which user code is not in."""
+        if self._hierarchies.jobs and self._hierarchies.is_v2_alone:
+            group = self._hierarchies.jobs / self._path / sandbox_id / USER
+            (group / "cgroup.freeze").write_text("1" if frozen else "0")
+
     def remove(self, sandbox_id: str) -> None:
         """Ends every process that is left in a sandbox's groups, then removes them."""
         deadline = time.monotonic() + KILL_DEADLINE_S

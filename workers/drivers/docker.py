@@ -231,9 +231,11 @@ class DockerDriver:
             container = self._docker.containers.get(_container_name(sandbox_id))
             if container.status != "paused":
                 container.pause()
+            self._cgroups.freeze(sandbox_id, frozen=True)
 
     def resume(self, sandbox_id: str) -> None:
         with _engine_errors():
+            self._cgroups.freeze(sandbox_id, frozen=False)
             container = self._docker.containers.get(_container_name(sandbox_id))
             if container.status == "paused":
                 container.unpause()
