@@ -61,8 +61,9 @@ class Api:
     def check_ready(self) -> None:
         self._call("GET", "/readyz")
 
-    def put_sandbox(self, name: str) -> Sandbox:
-        answer = self._call("PUT", f"/v1/sandboxes/{name}", {})
+    def put_sandbox(self, name: str, *, disk_mb: int | None = None) -> Sandbox:
+        body = {} if disk_mb is None else {"diskMb": disk_mb}
+        answer = self._call("PUT", f"/v1/sandboxes/{name}", body)
         return Sandbox(name=str(answer["name"]), id=str(answer["id"]))
 
     def delete_sandbox(self, name: str) -> None:

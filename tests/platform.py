@@ -25,6 +25,9 @@ class Platform:
             "COLDFRAME_DRIVER": driver,
             "COLDFRAME_PORT": str(_free_port()),
             "COLDFRAME_NODE": NODE,
+            # Nobody's sandboxes would take the processors from those that a test is about.
+            "COLDFRAME_POOL_MIN": "0",
+            "COLDFRAME_POOL_MAX": "0",
             **variables,
         }
         self._started_at = datetime.now(UTC)

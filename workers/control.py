@@ -13,6 +13,7 @@ from sandbox_runtime.protocol.requests import CancelReason
 from workers.contract.errors import Fault, SandboxNotFound
 from workers.contract.queue import (
     CancelJob,
+    ClaimSandbox,
     ControlChannel,
     ControlMessage,
     EndContext,
@@ -73,6 +74,8 @@ class Control:
                 case CancelJob(job_id=job_id):
                     if held := self._held.get(job_id):
                         held.cancel(CancelReason.CANCELLED)
+                case ClaimSandbox(sandbox_id=sandbox_id):
+                    self._sandboxes.confirm(self._records.get(sandbox_id))
                 case RemoveSandbox(sandbox_id=sandbox_id):
                     self._sandboxes.remove(self._records.get(sandbox_id))
                 case StopSandbox(sandbox_id=sandbox_id):

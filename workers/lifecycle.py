@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import msgspec
 import structlog
@@ -17,10 +18,16 @@ from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Error
 from workers.clock import timestamp
 from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailable
-from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of
+from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of, new_id
 from workers.contract.sandbox_events import SandboxEventType
-from workers.contract.sandboxes import Sandbox, SandboxState
-from workers.contract.store import THERE, JobStore, NodeStore, SandboxStore
+from workers.contract.sandboxes import (
+    DEFAULT_CONTEXT_PREFIX,
+    Sandbox,
+    SandboxSpec,
+    SandboxState,
+    pool_kind,
+)
+from workers.contract.store import THERE, JobStore, NodeStore, PoolStore, SandboxStore
 from workers.contract.stream import EventStream, NumberedEvent, Writer
 from workers.drivers.driver import CreateFailed, Driver, DriverFault, DriverUnavailable
 from workers.held import HeldJobs
@@ -57,6 +64,7 @@ class Sandboxes:
         jobs: JobStore,
         stream: EventStream,
         held: HeldJobs,
+        pool: PoolStore,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node_id = node_id
@@ -67,12 +75,17 @@ class Sandboxes:
         self._jobs = jobs
         self._stream = stream
         self._held = held
+        self._pool = pool
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Sandbox, Place | None]] = {}
         """Without a place: it is stopped."""
         self._turns: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
         """One thread at a time changes a sandbox."""
+        self._pooled: dict[str, tuple[Sandbox, Place]] = {}
+        """Made before they were asked for; nobody's yet, as far as we know."""
+        self.asked_for: SimpleQueue[SandboxSpec] = SimpleQueue()
+        """Of every new sandbox, for the pool to learn from."""
         self.proven = threading.Event()
         """Set once the node has passed its self-test; until then it makes no sandbox."""
         self.adopted = threading.Event()
@@ -90,9 +103,55 @@ class Sandboxes:
         """Where to run an execution. Raises `UnknownSandbox`."""
         with self._lock:
             _, place = self._known.get(sandbox_id, (None, None))
+            is_unconfirmed = sandbox_id in self._pooled
+        if place is None and is_unconfirmed:
+            self.confirm(self._records.get(sandbox_id))
+            return self.place(sandbox_id)
         if place is None:
             raise UnknownSandbox(sandbox_id)
         return place
+
+    def pooled(self) -> list[Sandbox]:
+        with self._lock:
+            return [sandbox for sandbox, _ in self._pooled.values()]
+
+    def pooled_place(self, sandbox_id: str) -> Place | None:
+        with self._lock:
+            return self._pooled.get(sandbox_id, (None, None))[1]
+
+    def make_for_pool(self, spec: SandboxSpec) -> tuple[Sandbox, Place]:
+        """Makes a sandbox that has neither owner nor name. Raises `DriverFault`."""
+        sandbox = Sandbox(
+            id=new_id(), name="", owner="", spec=spec, created_at=timestamp(), node=self._node_id
+        )
+        with self._turn(sandbox.id):
+            return self._make_container(sandbox, self._pooled)
+
+    def confirm(self, sandbox: Sandbox) -> None:
+        """Gives one of the pool what its new owner asked for; fine where that was done."""
+        with self._turn(sandbox.id):
+            with self._lock:
+                _, place = self._pooled.get(sandbox.id, (None, None))
+            if place is None:
+                return
+            self._set_limits(sandbox)
+            if sandbox.spec.env:
+                # The kernel that is warm was started without it.
+                place.client.end_context(f"{DEFAULT_CONTEXT_PREFIX}python")
+            self._save(sandbox)
+            with self._lock:
+                self._known[sandbox.id] = (sandbox, place)
+                del self._pooled[sandbox.id]
+        self.asked_for.put(sandbox.spec)
+        log.info("sandbox claimed", sandbox_id=sandbox.id, name=sandbox.name)
+
+    def discard(self, sandbox_id: str) -> None:
+        """Removes one of the pool, which nobody can claim any more."""
+        with self._lock:
+            _, place = self._pooled.pop(sandbox_id, (None, None))
+        if place is not None:
+            place.client.close()
+        self._dispose(sandbox_id)
 
     def all(self) -> list[Sandbox]:
         with self._lock:
@@ -111,6 +170,7 @@ class Sandboxes:
             if not sandbox:
                 return False
             if sandbox.state is SandboxState.CREATING:
+                self.asked_for.put(sandbox.spec)
                 self._try_to_make(sandbox)
             else:
                 self._note_removed(sandbox)
@@ -126,7 +186,7 @@ class Sandboxes:
             if known is not None:
                 self._note_running(known)
                 return known
-            created, _ = self._records.find_or_create(sandbox)
+            created, _ = self._records.find_or_create(sandbox, may_be_ready=False)
             self._records.claim_for_node(created.id, self._node_id)
             try:
                 return self._make(msgspec.structs.replace(created, node=self._node_id))
@@ -266,9 +326,9 @@ class Sandboxes:
         with self._lock:
             known = [(sandbox, place) for sandbox, place in self._known.values() if place]
         there = self._driver.sandboxes()
-        for sandbox_id in there - self._known.keys():
+        for sandbox_id in there - self._known.keys() - self._pooled.keys():
             with self._turn_if_free(sandbox_id) as is_free:
-                if is_free and self.find(sandbox_id) is None:
+                if is_free and sandbox_id not in self._known.keys() | self._pooled.keys():
                     log.warning("orphan removed", sandbox_id=sandbox_id)
                     self._dispose(sandbox_id)
         for sandbox, place in known:
@@ -280,8 +340,43 @@ class Sandboxes:
             if is_gone:
                 self.declare_lost(sandbox)
         self._compare_with_records()
+        for sandbox in self.pooled():
+            if sandbox.id not in there or not self._driver.is_alive(sandbox.id):
+                self._forget_pooled(sandbox)
+
+    def _forget_pooled(self, sandbox: Sandbox) -> None:
+        """One of the pool that has died: whoever has taken it is told so."""
+        self._pool.withdraw(pool_kind(sandbox.spec), sandbox.id)
+        try:
+            record = self._records.get(sandbox.id)
+        except SandboxNotFound:
+            self.discard(sandbox.id)
+            return
+        with self._lock:
+            self._known[sandbox.id] = (record, self._pooled.pop(sandbox.id)[1])
+        self.declare_lost(record)
+
+    def _adopt_pooled(self, directory: SandboxDirectory, saved: SavedState) -> SavedState | None:
+        """As its record has it, where it was taken meanwhile; else it is not kept: None."""
+        sandbox = saved.sandbox
+        if not self._pool.withdraw(pool_kind(sandbox.spec), sandbox.id):
+            try:
+                record = self._records.get(sandbox.id)
+            except SandboxNotFound:
+                pass
+            else:
+                self._set_limits(record)
+                self._save(record)
+                return SavedState(sandbox=record, token=saved.token)
+        self._dispose(sandbox.id)
+        return None
 
     def _adopt_one(self, directory: SandboxDirectory, saved: SavedState) -> None:
+        if not saved.sandbox.name:
+            claimed = self._adopt_pooled(directory, saved)
+            if claimed is None:
+                return
+            saved = claimed
         sandbox = saved.sandbox
         place = self._place_of(directory, saved)
         is_there = place is not None or sandbox.state is SandboxState.STOPPED
@@ -330,11 +425,15 @@ class Sandboxes:
     def _compare_with_record(self, sandbox_id: str) -> None:
         with self._lock:
             known, place = self._known.get(sandbox_id, (None, None))
+            is_pooled = sandbox_id in self._pooled
         try:
             record = self._records.get(sandbox_id)
         except SandboxNotFound:
             if known is None or not self._restore(known):
                 self._forget(sandbox_id)
+            return
+        if is_pooled:  # Taken, and nobody told us so.
+            self.confirm(record)
             return
         match record.state:
             case SandboxState.REMOVING:
@@ -370,11 +469,24 @@ class Sandboxes:
 
     def _make(self, sandbox: Sandbox) -> Sandbox:
         """Raises `DriverFault`, after which nothing of it is left but the volume that it had."""
+        started = self._monotonic()
+        made, _ = self._make_container(sandbox, self._known)
+        duration_ms = int((self._monotonic() - started) * 1000)
+        log.info("sandbox made", sandbox_id=made.id, name=made.name, duration_ms=duration_ms)
+        if not self._note_running(made):  # Somebody removed it meanwhile.
+            self.remove(made)
+        return made
+
+    def _make_container(
+        self,
+        sandbox: Sandbox,
+        among: dict[str, tuple[Sandbox, Place]] | dict[str, tuple[Sandbox, Place | None]],
+    ) -> tuple[Sandbox, Place]:
+        """It is put among the known, or the pooled, once its runtime answers."""
         if not self.proven.wait(START_DEADLINE_S):
             raise DriverUnavailable("the node has not passed its self-test")
         directory = SandboxDirectory(self._root, sandbox.id)
         had_volume = self.find(sandbox.id) is not None
-        started = self._monotonic()
         try:
             volume_bytes = self._driver.volume_bytes(sandbox.spec)
             token = directory.prepare(self._driver.user_id, volume_bytes)
@@ -383,7 +495,9 @@ class Sandboxes:
             boot_id = self._first_ping(sandbox.id, client)
             made = msgspec.structs.replace(sandbox, boot_id=boot_id, state=SandboxState.RUNNING)
             directory.save(SavedState(sandbox=made, token=token))
-            self._know(made, Place.of(client, boot_id))
+            place = Place.of(client, boot_id)
+            with self._lock:
+                among[sandbox.id] = (made, place)
         except (DriverFault, OSError) as error:
             if had_volume:
                 self._driver.remove(sandbox.id)
@@ -392,11 +506,7 @@ class Sandboxes:
             if isinstance(error, DriverFault):
                 raise
             raise CreateFailed(f"the sandbox's directory: {error}") from error
-        duration_ms = int((self._monotonic() - started) * 1000)
-        log.info("sandbox made", sandbox_id=made.id, name=made.name, duration_ms=duration_ms)
-        if not self._note_running(made):  # Somebody removed it meanwhile.
-            self.remove(made)
-        return made
+        return made, place
 
     def _first_ping(self, sandbox_id: str, client: RuntimeClient) -> str:
         deadline = self._monotonic() + START_DEADLINE_S
@@ -443,11 +553,18 @@ class Sandboxes:
         if former is not None and place is None:
             former.client.close()
             former.awake.set()
-        directory = SandboxDirectory(self._root, sandbox_id)
-        saved = directory.load()
         changed = msgspec.structs.replace(sandbox, state=state)
-        directory.save(SavedState(sandbox=changed, token=saved.token if saved else ""))
+        self._save(changed)
         self._know(changed, place)
+
+    def _set_limits(self, sandbox: Sandbox) -> None:
+        if limits := self._driver.limits(sandbox.spec):
+            self._driver.set_limits(sandbox.id, limits)
+
+    def _save(self, sandbox: Sandbox) -> None:
+        directory = SandboxDirectory(self._root, sandbox.id)
+        saved = directory.load()
+        directory.save(SavedState(sandbox=sandbox, token=saved.token if saved else ""))
 
     @contextmanager
     def _turn(self, sandbox_id: str) -> Iterator[None]:

@@ -19,7 +19,7 @@ from workers.contract.errors import Fault, StoreUnavailable
 from workers.contract.jobs import new_id
 from workers.contract.queue import ControlChannel
 from workers.contract.sandboxes import NodeRecord
-from workers.contract.store import JobStore, NodeStore, SandboxStore
+from workers.contract.store import JobStore, NodeStore, PoolStore, SandboxStore
 from workers.contract.stream import EventStream
 from workers.control import Control
 from workers.drivers.docker import DockerDriver
@@ -27,6 +27,7 @@ from workers.drivers.driver import Driver, DriverFault, DriverUnavailable, sandb
 from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
+from workers.pool import Pool
 from workers.publisher import Publisher
 from workers.reaper import Reaper
 from workers.run_build import BuildRunner
@@ -36,6 +37,7 @@ from workers.settings import Settings
 LOCK_PATIENCE_S = 15.0
 REAP_ROUND_S = 10.0
 IDLE_ROUND_S = 1.0
+POOL_ROUND_S = 0.5
 RECOVER_ROUND_S = 5.0
 CHECK_ROUND_S = 2.0
 SELF_TEST_PAUSE_S = 5.0
@@ -62,6 +64,7 @@ class Node:
         self._held = HeldJobs()
         stream = EventStream(client, retention_s=retention_s, now=timestamp)
         channel = ControlChannel(client)
+        pool = PoolStore(client)
         self.sandboxes = Sandboxes(
             node_id=settings.node_id,
             root=sandboxes_root(settings.state_dir),
@@ -71,11 +74,21 @@ class Node:
             jobs=self._jobs,
             stream=stream,
             held=self._held,
+            pool=pool,
         )
         self._reaper = Reaper(
             sandboxes=self.sandboxes,
             records=self._records,
             idle_timeout_s=settings.defaults.idle_timeout_s,
+        )
+        self._pool = Pool(
+            node_id=settings.node_id,
+            sandboxes=self.sandboxes,
+            driver=self._driver,
+            records=self._records,
+            store=pool,
+            at_least=settings.pool_min,
+            at_most=settings.pool_max,
         )
         self._publisher = Publisher(
             jobs=self._jobs,
@@ -129,6 +142,7 @@ class Node:
             ("lease", self._every(self._settings.renew_s, self._renew)),
             ("orphans", self._every(REAP_ROUND_S, self._look_after)),
             ("reaper", self._every(IDLE_ROUND_S, self._reap)),
+            ("pool", self._every(POOL_ROUND_S, self._tend_pool)),
             ("recovery", self._every(RECOVER_ROUND_S, self._recover)),
         ):
             threading.Thread(target=body, name=name, daemon=True).start()
@@ -230,6 +244,10 @@ class Node:
     def _reap(self) -> None:
         if self.sandboxes.adopted.is_set() and not self._problem:
             self._reaper.look()
+
+    def _tend_pool(self) -> None:
+        if self.sandboxes.proven.is_set() and not self._problem:
+            self._pool.tend()
 
     def _recover(self) -> None:
         if self._nodes.lead(self._epoch, life_s=RECOVER_ROUND_S * 3):

@@ -38,6 +38,9 @@ class Settings:
     driver: str
     job_limit: int
     """Jobs that this node runs at once: a thread each, all of which mostly wait."""
+    pool_min: int
+    """Sandboxes that are kept ready before they are asked for, also where none ever was."""
+    pool_max: int
     defaults: SandboxDefaults
     ca_bundle: Path | None
     """Certificates that sandboxes trust; None leaves the image's own."""
@@ -61,6 +64,8 @@ class Settings:
             state_dir=Path(environment.text("COLDFRAME_STATE_DIR", ".coldframe")).absolute(),
             driver=environment.choice("COLDFRAME_DRIVER", "docker", DRIVERS),
             job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 128, at_least=1),
+            pool_min=environment.integer("COLDFRAME_POOL_MIN", 1),
+            pool_max=environment.integer("COLDFRAME_POOL_MAX", 8),
             defaults=SandboxDefaults(
                 cpus=environment.number("COLDFRAME_SANDBOX_CPUS", 1.0, at_least=0.01),
                 memory_mb=environment.integer("COLDFRAME_SANDBOX_MEMORY_MB", 1024, at_least=64),

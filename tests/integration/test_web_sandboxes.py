@@ -26,9 +26,9 @@ from tests.redis_server import RedisServer
 from workers.contract.connection import connect
 from workers.contract.jobs import new_id
 from workers.contract.queue import EndContext, EndSession, RemoveSandbox
-from workers.contract.sandboxes import Sandbox, SandboxSpec, SandboxState
+from workers.contract.sandboxes import Sandbox, SandboxSpec, SandboxState, pool_kind
 from workers.contract.settings import StoreSettings
-from workers.contract.store import SandboxStore
+from workers.contract.store import PoolStore, Ready, SandboxStore
 
 SESSIONS = "/v1/sandboxes/box/sessions"
 CONTEXTS = "/v1/sandboxes/box/contexts"
@@ -589,3 +589,27 @@ def test_a_sandbox_that_is_not_there_is_said_by_every_route_that_does_not_use_it
     answer = web.send(method, f"/v1/sandboxes/nope{path}", bodies.get(path))
 
     assert (answer.status_code, code_of(answer)) == (404, "sandbox_not_found")
+
+
+def test_of_many_that_ask_at_once_each_gets_another_one_of_the_pool(
+    node: FakeNode, redis_server: RedisServer
+) -> None:
+    client = connect(StoreSettings(redis_server.url, 600), max_connections=8)
+    ready = [Ready(new_id(), NODE, "boot") for _ in range(300)]
+    for one in ready:
+        PoolStore(client).add(pool_kind(SandboxSpec()), one)
+    PoolStore(client).add(pool_kind(SandboxSpec()), Ready(new_id(), "node-that-is-away", "boot"))
+
+    def ask(n: int) -> tuple[Sandbox, bool]:
+        wanted = Sandbox(
+            id=new_id(), name=f"s{n}", owner="default", spec=SandboxSpec(), created_at="t"
+        )
+        return node.sandboxes.find_or_create(wanted)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(400)))
+
+    running = [sandbox for sandbox, _ in answers if sandbox.state is SandboxState.RUNNING]
+    assert {sandbox.id for sandbox in running} == {one.id for one in ready}
+    assert len(running) == len(ready)
+    assert all(created for _, created in answers)

@@ -38,6 +38,14 @@ class RemoveSandbox(
     sandbox_id: str
 
 
+class ClaimSandbox(
+    msgspec.Struct, frozen=True, rename="camel", tag="claim_sandbox", tag_field="type"
+):
+    """One of the pool has an owner now; its record says which."""
+
+    sandbox_id: str
+
+
 class StopSandbox(
     msgspec.Struct, frozen=True, rename="camel", tag="stop_sandbox", tag_field="type"
 ):
@@ -86,6 +94,7 @@ class EndContext(msgspec.Struct, frozen=True, rename="camel", tag="end_context",
 
 ControlMessage = (
     CancelJob
+    | ClaimSandbox
     | RemoveSandbox
     | StopSandbox
     | StartSandbox

@@ -62,6 +62,11 @@ class SandboxSpec(_Value, frozen=True):
     """It is never stopped for being idle."""
 
 
+def pool_kind(spec: SandboxSpec) -> str:
+    """What a sandbox that is ready before it is asked for must have been made with."""
+    return f"{spec.image}/{spec.network.value}/{spec.disk_mb or 'default'}"
+
+
 class Sandbox(_Value, frozen=True):
     """An isolated place for one user's work, pinned to its node for life."""
 

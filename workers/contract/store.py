@@ -15,6 +15,8 @@
     cf:sandbox:<id>:events       stream  what happened to it, and the channel that tells it; see
                                          `sandbox_events.py`
     cf:sandbox-names:<owner>     hash    name → id
+    cf:pool:<kind>               list    `<id> <node> <bootId>` of sandboxes that are ready
+    cf:pools                     set     the kinds that there ever were
     cf:nodes                     set     ids of all nodes ever seen
     cf:node:<id>                 string  the node's heartbeat, as JSON; gone when it stops
     cf:node:<id>:sandboxes       set     sandboxes that it owns
@@ -67,6 +69,7 @@ from workers.contract.sandboxes import (
     SandboxSpec,
     SandboxState,
     SessionRecord,
+    pool_kind,
 )
 
 THERE = tuple(
@@ -114,6 +117,14 @@ class Cancelled(NamedTuple):
 
     status: Status
     node: str | None
+
+
+class Ready(NamedTuple):
+    """A sandbox of the pool, as it is listed."""
+
+    id: str
+    node: str
+    boot_id: str
 
 
 class Activity(NamedTuple):
@@ -376,19 +387,27 @@ class SandboxStore:
         self._set_env = load_script(client, "set_env")
         self._prune_names = load_script(client, "prune_names")
 
-    def find_or_create(self, sandbox: Sandbox) -> tuple[Sandbox, bool]:
-        """The owner's sandbox of this name, and whether it is the new one."""
+    def find_or_create(
+        self, sandbox: Sandbox, *, may_be_ready: bool = True
+    ) -> tuple[Sandbox, bool]:
+        """The owner's sandbox of this name, and whether it is the new one.
+
+        `may_be_ready`: a new one can be one of the pool, which has an id of its own and runs.
+        """
         keys = [
             f"cf:sandbox-names:{sandbox.owner}",
             f"cf:sandbox:{sandbox.id}",
             sandbox_events_key(sandbox.id),
+            _pool_key(pool_kind(sandbox.spec)) if may_be_ready else "",
         ]
-        event = _event(sandbox, SandboxEventType.CREATED)
+        events = [
+            _event(sandbox, kind) for kind in (SandboxEventType.CREATED, SandboxEventType.STARTED)
+        ]
         with store_errors():
-            answer = self._create(keys, [sandbox.name, sandbox.id, event, *_flat(sandbox)])
+            answer = self._create(keys, [sandbox.name, sandbox.id, *events, *_flat(sandbox)])
         if answer[0] == b"created":
             return sandbox, True
-        return self.get(answer[1].decode()), False
+        return self.get(answer[1].decode()), answer[0] == b"ready"
 
     def get(self, sandbox_id: str) -> Sandbox:
         """Raises `SandboxNotFound`."""
@@ -649,6 +668,36 @@ class SandboxStore:
         pipeline.execute()
 
 
+class PoolStore:
+    """Sandboxes that are ready before they are asked for; `create_sandbox.lua` takes them."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+
+    def add(self, kind: str, ready: Ready) -> None:
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.sadd("cf:pools", kind)
+            pipeline.rpush(_pool_key(kind), " ".join(ready))
+            pipeline.execute()
+
+    def kinds(self) -> list[str]:
+        with store_errors():
+            return [raw.decode() for raw in self._client.smembers("cf:pools")]
+
+    def list_of(self, kind: str) -> list[Ready]:
+        with store_errors():
+            entries = self._client.lrange(_pool_key(kind), 0, -1)
+        return [Ready(*entry.decode().split(" ")) for entry in entries]
+
+    def withdraw(self, kind: str, sandbox_id: str) -> bool:
+        """False where it is not there: somebody has taken it, or Redis has forgotten it."""
+        with store_errors():
+            entries = [" ".join(one) for one in self.list_of(kind) if one.id == sandbox_id]
+            removed = [int(self._client.lrem(_pool_key(kind), 0, entry)) for entry in entries]
+        return sum(removed) > 0
+
+
 class NodeStore:
     """Who is there: nodes tell it with a heartbeat that expires."""
 
@@ -697,6 +746,10 @@ def sandbox_events_key(sandbox_id: str) -> str:
 class _SeatKind(StrEnum):
     SESSIONS = "sessions"
     CONTEXTS = "contexts"
+
+
+def _pool_key(kind: str) -> str:
+    return f"cf:pool:{kind}"
 
 
 def _event(

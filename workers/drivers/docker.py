@@ -124,7 +124,7 @@ class DockerDriver:
 
     def promise(self, spec: SandboxSpec) -> Promise | None:
         return Promise(
-            limits=limits_of(spec, self._defaults) if self._cgroups.limits else None,
+            limits=self.limits(spec),
             volume_bytes=self.volume_bytes(spec),
         )
 
@@ -142,6 +142,9 @@ class DockerDriver:
 
     def images(self) -> list[str]:
         return sorted(self._images())
+
+    def image_id(self, name: str) -> str:
+        return self._image(name)
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         limits = limits_of(sandbox.spec, self._defaults)
@@ -211,6 +214,9 @@ class DockerDriver:
                 self._why_plain = "the engine does not see what the worker mounts"
                 raise DriverUnavailable(f"{self._why_plain}; without it from now on") from error
             raise
+
+    def limits(self, spec: SandboxSpec) -> Limits | None:
+        return limits_of(spec, self._defaults) if self._cgroups.limits else None
 
     def set_limits(self, sandbox_id: str, limits: Limits) -> None:
         try:

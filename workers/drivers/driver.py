@@ -96,11 +96,17 @@ class Driver(Protocol):
     def images(self) -> list[str]:
         """Names of the images that sandboxes can start from. Raises `DriverUnavailable`."""
 
+    def image_id(self, name: str) -> str:
+        """What an image's name stands for now. Raises `DriverFault`."""
+
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         """Starts the runtime of a sandbox whose directory is prepared. Raises `DriverFault`.
 
         It need not answer yet when this returns. Where it raises, nothing is left.
         """
+
+    def limits(self, spec: SandboxSpec) -> Limits | None:
+        """User code's own, which can be changed; None: it has none."""
 
     def set_limits(self, sandbox_id: str, limits: Limits) -> None:
         """Gives the user code of a running sandbox other limits. Raises `DriverFault`."""

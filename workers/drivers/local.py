@@ -86,6 +86,9 @@ class LocalDriver:
     def images(self) -> list[str]:
         return ["default"]
 
+    def image_id(self, name: str) -> str:
+        return name
+
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         path = f"{self._python.parent}:{OWN_PROGRAMS}:{DEFAULTS['PATH']}"
         write_user_environment(directory, user_environment({"PATH": path}, with_certificates=False))
@@ -117,6 +120,9 @@ class LocalDriver:
             raise CreateFailed(f"bubblewrap failed: {said.strip()}") from error
         saved = {"pid": pid, "started": _start_time(pid)}
         (directory.path / PID_FILE).write_text(json.dumps(saved))
+
+    def limits(self, spec: SandboxSpec) -> Limits | None:
+        return None
 
     def set_limits(self, sandbox_id: str, limits: Limits) -> None:
         pass  # It has none, as its warning says.
