@@ -112,7 +112,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         *ExecRoutes(sandboxes=sandboxes, names=names, answers=answers, now=timestamp).operations(),
         *CodeRoutes(sandboxes=sandboxes, names=names, answers=answers, now=timestamp).operations(),
         *SessionRoutes(
-            sandboxes=sandboxes, names=names, control=control, now=timestamp
+            sandboxes=sandboxes,
+            names=names,
+            placement=placement,
+            control=control,
+            now=timestamp,
         ).operations(),
         *ContextRoutes(
             sandboxes=sandboxes, names=names, control=control, now=timestamp

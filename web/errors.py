@@ -33,7 +33,6 @@ from workers.contract.errors import (
     JobNotFound,
     LineFull,
     NoNode,
-    PauseUnsupported,
     SandboxExists,
     SandboxFailed,
     SandboxNotFound,
@@ -43,6 +42,8 @@ from workers.contract.errors import (
     SessionNotFound,
     StoreFull,
     StoreUnavailable,
+    TooManyIsolatedSessions,
+    UnsupportedByDriver,
 )
 
 Details = Mapping[str, str | int | list[str]]
@@ -202,6 +203,7 @@ ROWS: Mapping[type[Fault], Row] = {
     SandboxNotRunning: Row(409),
     SandboxPaused: Row(409),
     SessionExists: Row(409),
+    TooManyIsolatedSessions: Row(409),
     ContextLanguageDiffers: Row(409),
     IdempotencyConflict: Row(409),
     EventsExpired: Row(410),
@@ -212,7 +214,7 @@ ROWS: Mapping[type[Fault], Row] = {
     ImageNotFound: Row(422),
     LineFull: Row(429, retry_after_s=5),
     SandboxFailed: Row(500),
-    PauseUnsupported: Row(501),
+    UnsupportedByDriver: Row(501),
     StoreUnavailable: Row(503, retry_after_s=2),
     StoreFull: Row(503, retry_after_s=30),
     NoNode: Row(503, retry_after_s=5),

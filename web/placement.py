@@ -11,10 +11,10 @@ from web.readers import Reader, Readers
 from workers.contract.errors import (
     ImageNotFound,
     NoNode,
-    PauseUnsupported,
     SandboxFailed,
     SandboxNotFound,
     SandboxNotRunning,
+    UnsupportedByDriver,
 )
 from workers.contract.queue import (
     ControlChannel,
@@ -31,7 +31,7 @@ from workers.contract.store import THERE, NodeStore, SandboxStore
 LOOK_S = 1.0
 """A waiting request looks at the record so often, even if nothing is published."""
 
-PAUSING_DRIVER = "docker"
+FULL_DRIVER = "docker"
 
 DRIVER_UNAVAILABLE = "driver_unavailable"
 """What a node says of a sandbox that it could not make because its engine was away."""
@@ -126,13 +126,18 @@ class Placement:
         return self._within_limit(sandbox, self._stopped)
 
     def pause(self, sandbox: Sandbox) -> Sandbox:
-        """Fine where it is paused. Raises `PauseUnsupported`, `SandboxNotRunning`, `NoNode`."""
-        drivers = {node.id: node.driver for node in self._nodes.all()}
-        if drivers.get(sandbox.node or "", PAUSING_DRIVER) != PAUSING_DRIVER:
-            raise PauseUnsupported(f"The node {sandbox.node} cannot pause a sandbox.")
+        """Fine where it is paused. Raises `UnsupportedByDriver`, `SandboxNotRunning`, `NoNode`."""
+        self.check_driver(sandbox, "pause a sandbox")
         return self._switch(
             sandbox, PauseSandbox(sandbox.id), SandboxState.RUNNING, SandboxState.PAUSED
         )
+
+    def check_driver(self, sandbox: Sandbox, what: str) -> None:
+        """Raises `UnsupportedByDriver` where the driver of its node is not the full one."""
+        drivers = {node.id: node.driver for node in self._nodes.all()}
+        driver = drivers.get(sandbox.node or "", FULL_DRIVER)
+        if driver != FULL_DRIVER:
+            raise UnsupportedByDriver(f"The driver {driver} of the node cannot {what}.")
 
     def resume(self, sandbox: Sandbox) -> Sandbox:
         """Fine where it is not paused. Raises `SandboxNotRunning`, `NoNode`."""

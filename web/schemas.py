@@ -297,6 +297,9 @@ class SessionRequest(_Request, frozen=True, kw_only=True):
     env: Env = {}
     timeout_ms: TimeoutMs | UnsetType = UNSET
     """Of its commands that say none themselves."""
+    isolation: bool = False
+    """It runs as a user of its own: other sessions cannot end its programs, nor see their
+    environment. Files are shared."""
 
 
 class RenewRequest(_Request, frozen=True, kw_only=True):
@@ -492,6 +495,8 @@ class SessionView(_Answer, frozen=True, kw_only=True):
 
     name: str
     cwd: str
+    isolation: bool
+    timeout_ms: int | UnsetType = UNSET
     created_at: str
 
 
@@ -606,7 +611,13 @@ def job_view(job: Job) -> JobView:
 
 
 def session_view(session: SessionRecord) -> SessionView:
-    return SessionView(name=session.name, cwd=session.cwd, created_at=session.created_at)
+    return SessionView(
+        name=session.name,
+        cwd=session.cwd,
+        isolation=session.user > 0,
+        timeout_ms=_or_unset(session.timeout_ms),
+        created_at=session.created_at,
+    )
 
 
 def context_view(context: ContextRecord) -> ContextView:

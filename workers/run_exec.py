@@ -11,7 +11,12 @@ def exec_request(spec: ExecSpec, sandbox: Sandbox, session: SessionRecord | None
     """What the runtime is asked; `session` is None for the implicit one."""
     shell = Session(name=spec.session, env=sandbox.user_env)
     if session is not None:
-        shell = Session(name=session.name, cwd=session.cwd, env={**sandbox.user_env, **session.env})
+        shell = Session(
+            name=session.name,
+            cwd=session.cwd,
+            env={**sandbox.user_env, **session.env},
+            user=session.user,
+        )
     return ExecRequest(
         command=spec.command,
         argv=spec.argv,

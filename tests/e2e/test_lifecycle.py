@@ -151,3 +151,22 @@ def test_memory_that_ran_out_is_told_as_an_event_of_the_sandbox(api: Client) -> 
     with happenings(api, "hungry") as events:
         assert next(event for event in events if event["type"] == "out_of_memory")
     api.remove("hungry")
+
+
+def test_an_isolated_session_keeps_its_programs_to_itself_and_shares_files(api: Client) -> None:
+    api.sandbox("apart")
+    for name in ("one", "two"):
+        body = {"name": name, "isolation": True, "env": {"SECRET": f"of-{name}"}}
+        assert api.http.post("/v1/sandboxes/apart/sessions", json=body).status_code == 201
+    api.exec("apart", "sleep 300 & echo $! > pid; echo shared > file", session="one")
+
+    seen = api.exec(
+        "apart", "id -un; kill $(cat pid); cat /proc/$(cat pid)/environ; cat file", session="two"
+    )
+
+    assert seen["stdout"] == "session-2\nshared\n"
+    assert seen["stderr"].count("ermi") == 2  # Not permitted; permission denied.
+    assert api.exec("apart", "kill -0 $(cat pid); echo $SECRET", session="one")["stdout"] == (
+        "of-one\n"
+    )
+    api.remove("apart")

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 import redis
+from werkzeug.test import TestResponse
 
 from tests.integration.web_client import (
     AUTH,
@@ -494,7 +495,14 @@ def test_the_implicit_session_is_always_there(web: Web) -> None:
 
     listed = json_of(web.send("GET", SESSIONS))["sessions"]
 
-    assert listed == [{"name": "default", "cwd": "/workspace", "createdAt": sandbox["createdAt"]}]
+    assert listed == [
+        {
+            "name": "default",
+            "cwd": "/workspace",
+            "isolation": False,
+            "createdAt": sandbox["createdAt"],
+        }
+    ]
     assert json_of(web.send("GET", f"{SESSIONS}/default")) == listed[0]
 
 
@@ -613,3 +621,21 @@ def test_of_many_that_ask_at_once_each_gets_another_one_of_the_pool(
     assert {sandbox.id for sandbox in running} == {one.id for one in ready}
     assert len(running) == len(ready)
     assert all(created for _, created in answers)
+
+
+def test_isolated_sessions_have_users_of_their_own_and_are_so_many_at_the_most(web: Web) -> None:
+    web.sandbox()
+
+    def create(name: str) -> TestResponse:
+        return web.send("POST", SESSIONS, {"name": name, "isolation": True})
+
+    made = [create(f"s-{n}") for n in range(15)]
+    refused = create("one-more")
+    web.send("DELETE", f"{SESSIONS}/s-3")
+    again = create("in-its-place")
+    shared = web.send("POST", SESSIONS, {"name": "shared"})
+
+    assert [json_of(answer)["isolation"] for answer in made] == [True] * 15
+    assert (refused.status_code, code_of(refused)) == (409, "too_many_isolated_sessions")
+    assert again.status_code == 201
+    assert json_of(shared)["isolation"] is False

@@ -9,8 +9,9 @@ from flask import Response
 
 from web.names import SandboxNames
 from web.operations import Operation, json_answer, no_content
+from web.placement import Placement
 from web.schemas import SessionRequest, SessionsPage, SessionView, session_view
-from workers.contract.errors import SandboxNotRunning, SessionExists, SessionNotFound
+from workers.contract.errors import SandboxNotRunning, SessionNotFound
 from workers.contract.queue import ControlChannel, EndSession
 from workers.contract.sandboxes import DEFAULT_SESSION, Sandbox, SandboxState, SessionRecord
 from workers.contract.store import SandboxStore
@@ -24,11 +25,13 @@ class SessionRoutes:
         *,
         sandboxes: SandboxStore,
         names: SandboxNames,
+        placement: Placement,
         control: ControlChannel,
         now: Callable[[], str],
     ) -> None:
         self._sandboxes = sandboxes
         self._names = names
+        self._placement = placement
         self._control = control
         self._now = now
 
@@ -44,8 +47,6 @@ class SessionRoutes:
 
     def create(self, owner: str, name: str, body: SessionRequest) -> Response:
         """Create a session; its shell starts with its first command."""
-        if body.name == DEFAULT_SESSION:
-            raise SessionExists(f"The session {DEFAULT_SESSION!r} is always there.")
         session = SessionRecord(
             name=body.name,
             created_at=self._now(),
@@ -54,12 +55,13 @@ class SessionRoutes:
             timeout_ms=None if body.timeout_ms is msgspec.UNSET else body.timeout_ms,
         )
 
-        def add(sandbox: Sandbox) -> None:
+        def add(sandbox: Sandbox) -> SessionRecord:
             check_running(self._sandboxes.get(sandbox.id))
-            self._sandboxes.add_session(sandbox.id, session)
+            if body.isolation:
+                self._placement.check_driver(sandbox, "isolate sessions from each other")
+            return self._sandboxes.add_session(sandbox.id, session, isolated=body.isolation)
 
-        self._names.use(owner, name, add)
-        return json_answer(session_view(session), 201)
+        return json_answer(session_view(self._names.use(owner, name, add)), 201)
 
     def list_all(self, owner: str, name: str) -> Response:
         """The sandbox's sessions, the implicit one first."""

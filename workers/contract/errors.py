@@ -9,9 +9,9 @@ Fault
 ├── SandboxExists           a sandbox of this name differs from what was asked
 ├── SandboxNotRunning       the sandbox is in a state that does not take this
 ├── SandboxPaused           the sandbox is frozen until it is resumed
-├── PauseUnsupported        the sandbox's node cannot pause one
+├── UnsupportedByDriver     the driver of the sandbox's node cannot do this
 ├── SandboxFailed           the sandbox could not be made
-├── SessionNotFound / SessionExists
+├── SessionNotFound / SessionExists / TooManyIsolatedSessions
 ├── ContextNotFound / ContextLanguageDiffers
 ├── JobNotFound
 ├── EventsExpired           the job's events are no longer kept
@@ -91,10 +91,10 @@ class SandboxPaused(Fault):
     hint = "Resume it with POST /v1/sandboxes/{name}/resume."
 
 
-class PauseUnsupported(Fault):
-    """The sandbox's node cannot pause a sandbox."""
+class UnsupportedByDriver(Fault):
+    """The driver of the sandbox's node cannot do this."""
 
-    code = "pause_unsupported"
+    code = "unsupported_by_driver"
     hint = "Driver local cannot; docker can."
 
 
@@ -116,6 +116,13 @@ class SessionExists(Fault):
     """The sandbox already has a session of this name."""
 
     code = "session_exists"
+
+
+class TooManyIsolatedSessions(Fault):
+    """Each has a user of its own, and a sandbox has so many."""
+
+    code = "too_many_isolated_sessions"
+    hint = "Delete one that is not needed any more, or use another sandbox."
 
 
 class ContextNotFound(Fault):

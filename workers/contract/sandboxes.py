@@ -104,6 +104,8 @@ class SessionRecord(_Value, frozen=True):
     env: dict[str, str] = {}
     timeout_ms: int | None = None
     """Of its commands that say none themselves."""
+    user: int = 0
+    """Which of the sandbox's users it runs as; an isolated session has one of its own."""
 
 
 class ContextRecord(_Value, frozen=True):

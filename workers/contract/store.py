@@ -37,6 +37,7 @@ from typing import NamedTuple
 import msgspec
 
 from sandbox_runtime.protocol.events import Conclusion
+from sandbox_runtime.protocol.requests import USERS
 from workers.contract.connection import RedisClient, load_script, store_errors
 from workers.contract.errors import (
     ContextNotFound,
@@ -47,6 +48,7 @@ from workers.contract.errors import (
     SandboxNotRunning,
     SessionExists,
     SessionNotFound,
+    TooManyIsolatedSessions,
 )
 from workers.contract.jobs import (
     BuildSpec,
@@ -386,6 +388,7 @@ class SandboxStore:
         self._send = load_script(client, "send")
         self._set_env = load_script(client, "set_env")
         self._prune_names = load_script(client, "prune_names")
+        self._add_session = load_script(client, "add_session")
 
     def find_or_create(
         self, sandbox: Sandbox, *, may_be_ready: bool = True
@@ -568,15 +571,25 @@ class SandboxStore:
             keys = list(self._client.scan_iter("cf:sandbox-names:*", count=1000))
             return sum(int(self._prune_names([key])) for key in keys)
 
-    def add_session(self, sandbox_id: str, session: SessionRecord) -> None:
-        """Raises `SessionExists`."""
-        key = f"cf:sandbox:{sandbox_id}:sessions"
-        added = False
-        if session.name != DEFAULT_SESSION:
-            with store_errors():
-                added = self._client.hsetnx(key, session.name, msgspec.json.encode(session))
-        if not added:
+    def add_session(
+        self, sandbox_id: str, session: SessionRecord, *, isolated: bool = False
+    ) -> SessionRecord:
+        """With a user of its own where it is isolated.
+
+        Raises `SessionExists`, `TooManyIsolatedSessions`.
+        """
+        if session.name == DEFAULT_SESSION:
+            raise SessionExists(f"The session {DEFAULT_SESSION!r} is always there.")
+        with store_errors():
+            answer = self._add_session(
+                [f"cf:sandbox:{sandbox_id}:sessions"],
+                [session.name, msgspec.json.encode(session), USERS if isolated else ""],
+            )
+        if answer[0] == b"exists":
             raise SessionExists(f"The session {session.name!r} exists.")
+        if answer[0] == b"full":
+            raise TooManyIsolatedSessions(f"The sandbox has {USERS - 1} isolated sessions.")
+        return msgspec.json.decode(answer[1], type=SessionRecord)
 
     def sessions(self, sandbox_id: str) -> list[SessionRecord]:
         with store_errors():
