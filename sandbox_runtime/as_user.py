@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from sandbox_runtime.delegate_messages import LENGTH, Fault, Identity, framed
+from sandbox_runtime.seccomp import SystemCallFilter
 
 T = TypeVar("T")
 
@@ -66,12 +67,13 @@ def serve(work: Callable[[Channel], None]) -> None:
 
 
 def become(identity: Identity) -> None:
-    """Takes on the user's ids and environment. There is no way back, and that is tried."""
+    """Takes on the user's ids, system calls and environment. There is no way back: it is tried."""
     if identity.uid != os.getuid():
         os.setgroups([])
         os.setresgid(identity.gid, identity.gid, identity.gid)
         os.setresuid(identity.uid, identity.uid, identity.uid)
         _check_final(identity)
+    SystemCallFilter().install()
     os.environ.clear()
     os.environ.update(identity.env)
 

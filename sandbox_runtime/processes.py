@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from sandbox_runtime.limits import UserLimits
 from sandbox_runtime.protocol.requests import user_name
+from sandbox_runtime.seccomp import SystemCallFilter
 from sandbox_runtime.settings import Settings
 
 KILL_TIMEOUT_S = 2.0
@@ -97,6 +98,7 @@ class UserPrograms:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._limits = UserLimits(settings)
+        self._filter = SystemCallFilter()
         self._switches_user = settings.uid != os.getuid()
         self._base_environment = {
             "HOME": str(settings.home),
@@ -225,6 +227,8 @@ class UserPrograms:
             # What we ignore, the program would inherit as ignored.
             for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
+            if as_user:
+                self._filter.install()
             try:
                 os.chdir(cwd)
             except OSError as error:

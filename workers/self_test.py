@@ -25,8 +25,8 @@ ANSWER_DEADLINE_S = 15.0
 PAUSE_S = 0.01
 PROBE_TIMEOUT_MS = 10_000
 
-FILTERS = 1
-"""How many filters of system calls user code has at least, one upon the other."""
+FILTERS = 2
+"""Of system calls, that user code is under: the engine's, and upon it the runtime's."""
 
 NO_CAPABILITIES = "0000000000000000"
 

@@ -15,6 +15,7 @@ from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from tests.client import Client, Event, wait_for
 from tests.conftest import DRIVER
+from tests.containers import as_runtimes_root
 from tests.platform import Platform
 from workers.contract.jobs import new_id
 from workers.drivers.driver import sandboxes_root
@@ -201,14 +202,3 @@ def archive_of_zeros(size: int) -> bytes:
         member.size = size
         archive.addfile(member, io.BytesIO(bytes(size)))
     return packed.getvalue()
-
-
-def as_runtimes_root(sandbox: Event, command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command as what a runtime that was taken over could: root, in its container."""
-    return subprocess.run(
-        ["docker", "exec", f"coldframe-{sandbox['id']}", "sh", "-c", command],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.client import Client, Event, check_stream
 from tests.conftest import DRIVER
+from tests.containers import as_runtimes_root
 from tests.platform import NODE, Platform
 from workers.drivers.driver import Limits
 from workers.node import make_driver
@@ -34,17 +34,6 @@ def sandbox(api: Client) -> Iterator[Event]:
 @pytest.fixture(scope="module")
 def box(sandbox: Event) -> str:
     return str(sandbox["name"])
-
-
-def as_runtimes_root(sandbox: Event, command: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command as what a runtime that was taken over could: root, in its container."""
-    return subprocess.run(
-        ["docker", "exec", f"coldframe-{sandbox['id']}", "sh", "-c", command],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
 
 
 def test_memory_beyond_the_limit_kills_the_program_and_says_so(api: Client, box: str) -> None:

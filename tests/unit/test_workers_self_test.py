@@ -25,7 +25,7 @@ CapBnd:	00000000000000e1
 CapAmb:	0000000000000000
 NoNewPrivs:	1
 Seccomp:	2
-Seccomp_filters:	1
+Seccomp_filters:	2
 === /proc/self/cgroup
 9:name=systemd:/coldframe/ab/{SANDBOX}/c0ffee
 8:pids:/coldframe/ab/{SANDBOX}/user
@@ -69,7 +69,7 @@ def test_a_sandbox_that_is_as_promised_passes() -> None:
         ("CapEff:\t0000000000000000", "CapEff:\t00000000000000e1", "capabilities (CapEff"),
         ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "gain privileges"),
         ("Seccomp:\t2", "Seccomp:\t0", "not filtered"),
-        ("Seccomp_filters:\t1", "Seccomp_filters:\t0", "not filtered"),
+        ("Seccomp_filters:\t2", "Seccomp_filters:\t1", "not filtered"),
         (f"pids:/coldframe/ab/{SANDBOX}/user", f"pids:/docker/{SANDBOX}", "control group for pids"),
         ("1073741824", "9223372036854771712", "memory is not limited"),
         ("\n512\n", "\nmax\n", "processes is not limited"),
