@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import subprocess
 
+from sandbox_runtime.protocol.client import RuntimeClient
 from tests.client import Event
+from tests.platform import Platform
+from workers.drivers.driver import sandboxes_root
+from workers.sandbox_directory import SandboxDirectory
+
+
+def directory_of(platform: Platform, sandbox: Event) -> SandboxDirectory:
+    return SandboxDirectory(sandboxes_root(platform.state_dir), sandbox["id"])
+
+
+def runtime_of(platform: Platform, sandbox: Event) -> RuntimeClient:
+    """Past the API, as its worker speaks with it."""
+    directory = directory_of(platform, sandbox)
+    saved = directory.load()
+    assert saved is not None
+    return RuntimeClient(directory.socket, saved.token)
 
 
 def as_runtimes_root(sandbox: Event, command: str) -> subprocess.CompletedProcess[str]:

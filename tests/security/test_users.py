@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +15,9 @@ from sandbox_runtime.protocol.events import Complete, Error, Stderr, Stdout
 from sandbox_runtime.protocol.requests import ExecRequest, Session
 from tests.client import Client, Event
 from tests.conftest import DRIVER
+from tests.containers import directory_of, runtime_of
 from tests.platform import Platform
 from workers.contract.jobs import new_id
-from workers.drivers.driver import sandboxes_root
-from workers.sandbox_directory import SandboxDirectory
 
 pytestmark = pytest.mark.skipif(DRIVER != "docker", reason="driver local has one user")
 
@@ -42,12 +45,10 @@ class Shell:
 class Box:
     """A sandbox and its sessions."""
 
-    def __init__(self, made: Event, directory: SandboxDirectory) -> None:
+    def __init__(self, platform: Platform, made: Event) -> None:
         self.name = made["name"]
-        self.directory = directory
-        saved = directory.load()
-        assert saved is not None
-        self._client = RuntimeClient(directory.socket, saved.token)
+        self.directory = directory_of(platform, made)
+        self._client = runtime_of(platform, made)
 
     def session(self, name: str, user: int, **env: str | None) -> Shell:
         return Shell(self._client, Session(name=name, user=user, env=env))
@@ -56,9 +57,8 @@ class Box:
 @pytest.fixture(scope="module")
 def boxes(platform: Platform, api: Client) -> Iterator[tuple[Box, Box]]:
     """Two neighbours on one node."""
-    root = sandboxes_root(platform.state_dir)
     made = [api.sandbox(name) for name in ("user-a", "user-b")]
-    first, second = (Box(sandbox, SandboxDirectory(root, sandbox["id"])) for sandbox in made)
+    first, second = (Box(platform, sandbox) for sandbox in made)
     yield first, second
     for sandbox in made:
         api.remove(sandbox["name"])
@@ -77,6 +77,48 @@ def first(box: Box) -> Shell:
 @pytest.fixture(scope="module")
 def isolated(box: Box) -> Shell:
     return box.session("isolated", 1)
+
+
+WITHOUT_CGROUPS = """
+import os, sys, threading
+from sandbox_runtime.protocol.client import RuntimeClient
+from sandbox_runtime.protocol.requests import ExecRequest
+from tests.client import wait_for
+from tests.shared.test_drivers import answers
+from workers.contract.jobs import new_id
+from workers.contract.sandboxes import Sandbox, SandboxSpec
+from workers.drivers.driver import sandboxes_root
+from workers.node import make_driver
+from workers.sandbox_directory import SandboxDirectory
+from workers.settings import Settings
+
+settings = Settings.from_env(os.environ)
+driver = make_driver(settings)
+spec = SandboxSpec(pids=48)
+sandbox = Sandbox(id=new_id(), name="box", owner="", spec=spec, created_at="")
+directory = SandboxDirectory(sandboxes_root(settings.state_dir), sandbox.id)
+
+def run(*argv):
+    request = ExecRequest(argv=list(argv), timeout_ms=5000)
+    with client.execution(new_id(), request, boot_id=None) as reader:
+        return [numbered.event for batch in reader for numbered in batch]
+
+try:
+    assert driver.promise(spec).limits is None
+    client = RuntimeClient(directory.socket, directory.prepare(driver.user_id, None))
+    driver.create(sandbox, directory)
+    wait_for(lambda: answers(client), "the runtime answers")
+    bomb = "import os\\nprint(1, flush=True)\\nwhile 1:\\n try: os.fork()\\n except OSError: pass"
+    bombing = threading.Thread(target=run, args=("python3", "-c", bomb))
+    bombing.start()
+    while bombing.is_alive():
+        client.ping(timeout_s=5.0)
+    print(run("sh", "-c", "echo lives")[1].data)
+finally:
+    driver.remove(sandbox.id)
+    directory.delete()
+    driver.leave()
+"""
 
 
 def test_two_sandboxes_of_a_node_have_no_user_in_common(
@@ -218,3 +260,24 @@ def test_sandboxes_take_up_nothing_that_the_kernel_counts_by_user_for_each_other
     assert "False\n" in seen_by_attacker[0]
     assert "PermissionError" in seen_by_attacker[0]
     assert seen_by_neighbour == ("True\n1048576\n", 0)
+
+
+def test_a_fork_bomb_leaves_the_runtime_room_also_where_there_are_no_control_groups(
+    platform: Platform, repository: Path
+) -> None:
+    variables = {"COLDFRAME_STATE_DIR": str(platform.state_dir), "COLDFRAME_NODE": "no-cgroups"}
+    hidden = 'mount -t tmpfs none /sys/fs/cgroup && exec "$@"'
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--propagation=private"),
+            *("sh", "-c", hidden, "sh", sys.executable, "-c", WITHOUT_CGROUPS),
+        ],
+        check=False,
+        cwd=repository,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stdout == "lives\n\n", done.stderr

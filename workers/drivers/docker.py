@@ -188,9 +188,6 @@ class DockerDriver:
                     tmpfs=_tmpfs(shared_bytes),
                     mounts=mounts,
                     **self._container_limits(sandbox.id, limits),
-                    ulimits=[
-                        Ulimit(name=name, soft=most, hard=most) for name, most in ULIMITS.items()
-                    ],
                     log_config=LogConfig(type="none"),
                     healthcheck={"test": ["NONE"]},
                     labels={
@@ -289,6 +286,7 @@ class DockerDriver:
     def _container_limits(self, sandbox_id: str, limits: Limits) -> dict[str, Any]:
         """The runtime's own, where user code is not in the container's group; else all limits."""
         others: dict[str, Any]
+        ulimits = ULIMITS
         if self._cgroups.limits:
             own = RUNTIME_LIMITS
             # Of processors the two have a quota together, in which the runtime comes first.
@@ -298,12 +296,15 @@ class DockerDriver:
         else:
             own = limits.with_those_of(RUNTIME_LIMITS)
             others = {"nano_cpus": int(own.cpus * 1e9)}
+            # Of each user, and none of root: what is left of the container's is the runtime's.
+            ulimits = {**ULIMITS, "nproc": limits.pids}
         return {
             "mem_limit": own.memory_bytes,
             "memswap_limit": own.memory_bytes,
             "pids_limit": own.pids,
             # v2: else the kernel lets nothing leave the container's own group.
             "cgroupns": "host",
+            "ulimits": [Ulimit(name=name, soft=most, hard=most) for name, most in ulimits.items()],
             **others,
         }
 
