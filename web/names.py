@@ -14,6 +14,7 @@ from web.placement import Placement
 from web.requests import check
 from web.schemas import SandboxName
 from workers.contract.errors import (
+    ContextNotFound,
     SandboxNotFound,
     SandboxNotRunning,
     SandboxPaused,
@@ -56,7 +57,7 @@ class SandboxNames:
         if remembered is not None:
             try:
                 return act(remembered)
-            except (SandboxNotFound, SandboxNotRunning, SessionNotFound):
+            except (ContextNotFound, SandboxNotFound, SandboxNotRunning, SessionNotFound):
                 pass  # It sleeps, or another sandbox has the name now.
         return act(self._awake(owner, name))
 

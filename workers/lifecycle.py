@@ -111,6 +111,34 @@ class Sandboxes:
             raise UnknownSandbox(sandbox_id)
         return place
 
+    def place_for(self, sandbox: Sandbox) -> Place:
+        """As `place`, for what is this owner's alone. Raises `UnknownSandbox`."""
+        place = self.place(sandbox.id)
+        known = self.find(sandbox.id)
+        if known is None or known.owner != sandbox.owner:
+            raise UnknownSandbox(sandbox.id)
+        return place
+
+    def is_changing(self, sandbox_id: str) -> bool:
+        """Whether a thread starts, stops or removes it just now."""
+        with self._turn_if_free(sandbox_id) as is_free:
+            return not is_free
+
+    def remember(self, sandbox: Sandbox) -> None:
+        """Notes what was changed on its record, lest Redis forget it."""
+        with self._turn(sandbox.id):
+            known = self.find(sandbox.id)
+            if known is not None:
+                changed = msgspec.structs.replace(
+                    known,
+                    env=sandbox.env,
+                    idle_timeout_ms=sandbox.idle_timeout_ms,
+                    expires_at=sandbox.expires_at,
+                )
+                self._save(changed)
+                with self._lock:
+                    self._known[sandbox.id] = (changed, self._known[sandbox.id][1])
+
     def pooled(self) -> list[Sandbox]:
         with self._lock:
             return [sandbox for sandbox, _ in self._pooled.values()]
@@ -134,16 +162,26 @@ class Sandboxes:
                 _, place = self._pooled.get(sandbox.id, (None, None))
             if place is None:
                 return
-            self._set_limits(sandbox)
-            if sandbox.spec.env:
-                # The kernel that is warm was started without it.
-                place.client.end_context(f"{DEFAULT_CONTEXT_PREFIX}python")
-            self._save(sandbox)
+            try:
+                self._hand_over(sandbox, place)
+            except (CreateFailed, RuntimeFault) as fault:
+                log.warning("claim failed", sandbox_id=sandbox.id, reason=str(fault))
+                self.declare_lost(sandbox)
+                return
             with self._lock:
                 self._known[sandbox.id] = (sandbox, place)
                 del self._pooled[sandbox.id]
         self.asked_for.put(sandbox.spec)
         log.info("sandbox claimed", sandbox_id=sandbox.id, name=sandbox.name)
+
+    def _hand_over(self, sandbox: Sandbox, place: Place) -> None:
+        """Raises `DriverFault`, `RuntimeFault`."""
+        if limits := self._driver.limits(sandbox.spec):
+            self._driver.set_limits(sandbox.id, limits)
+        if sandbox.spec.env:
+            # The kernel that is warm was started without it.
+            place.client.end_context(f"{DEFAULT_CONTEXT_PREFIX}python")
+        self._save(sandbox)
 
     def discard(self, sandbox_id: str) -> None:
         """Removes one of the pool, which nobody can claim any more."""
@@ -334,11 +372,12 @@ class Sandboxes:
         for sandbox, place in known:
             if sandbox.id in there and self._driver.is_alive(sandbox.id):
                 continue
-            with self._turn(sandbox.id), self._lock:
-                # Else it was stopped, or started anew, since the driver was asked.
-                is_gone = self._known.get(sandbox.id, (None, None))[1] is place
-            if is_gone:
-                self.declare_lost(sandbox)
+            with self._turn(sandbox.id):
+                with self._lock:
+                    # Else it was stopped, or started anew, since the driver was asked.
+                    is_gone = self._known.get(sandbox.id, (None, None))[1] is place
+                if is_gone:
+                    self.declare_lost(sandbox)
         self._compare_with_records()
         for sandbox in self.pooled():
             if sandbox.id not in there or not self._driver.is_alive(sandbox.id):
@@ -365,8 +404,13 @@ class Sandboxes:
             except SandboxNotFound:
                 pass
             else:
-                self._set_limits(record)
-                self._save(record)
+                place = Place.of(RuntimeClient(directory.socket, saved.token), record.boot_id)
+                try:
+                    self._hand_over(record, place)
+                except (CreateFailed, RuntimeFault) as fault:
+                    log.warning("claim failed", sandbox_id=record.id, reason=str(fault))
+                    self.declare_lost(record)
+                    return None
                 return SavedState(sandbox=record, token=saved.token)
         self._dispose(sandbox.id)
         return None
@@ -429,8 +473,10 @@ class Sandboxes:
         try:
             record = self._records.get(sandbox_id)
         except SandboxNotFound:
-            if known is None or not self._restore(known):
+            if known is None:
                 self._forget(sandbox_id)
+            elif not self._restore(known):
+                self._rename(known)
             return
         if is_pooled:  # Taken, and nobody told us so.
             self.confirm(record)
@@ -450,6 +496,16 @@ class Sandboxes:
     def _restore(self, sandbox: Sandbox) -> bool:
         log.warning("redis forgot a sandbox", sandbox_id=sandbox.id, name=sandbox.name)
         return self._records.restore(sandbox)
+
+    def _rename(self, sandbox: Sandbox) -> None:
+        """Keeps one whose name went to another while Redis had forgotten it."""
+        name = f"{sandbox.name[:50].rstrip('-')}-{sandbox.id[:8]}"
+        log.warning("sandbox renamed", sandbox_id=sandbox.id, name=sandbox.name, new_name=name)
+        renamed = msgspec.structs.replace(sandbox, name=name)
+        self._save(renamed)
+        with self._lock:
+            self._known[sandbox.id] = (renamed, self._known[sandbox.id][1])
+        self._restore(renamed)
 
     def _forget(self, sandbox_id: str) -> None:
         self._dispose(sandbox_id)
@@ -473,9 +529,17 @@ class Sandboxes:
         made, _ = self._make_container(sandbox, self._known)
         duration_ms = int((self._monotonic() - started) * 1000)
         log.info("sandbox made", sandbox_id=made.id, name=made.name, duration_ms=duration_ms)
-        if not self._note_running(made):  # Somebody removed it meanwhile.
+        if not self._note_running(made) and self._is_unwanted(made.id):
             self.remove(made)
         return made
+
+    def _is_unwanted(self, sandbox_id: str) -> bool:
+        """Whether somebody has removed it. A lost answer, or a lost record, does not mean that."""
+        try:
+            state = self._records.get(sandbox_id).state
+        except SandboxNotFound:
+            return False
+        return state in (SandboxState.REMOVING, SandboxState.REMOVED)
 
     def _make_container(
         self,
@@ -489,6 +553,8 @@ class Sandboxes:
         had_volume = self.find(sandbox.id) is not None
         try:
             volume_bytes = self._driver.volume_bytes(sandbox.spec)
+            if had_volume:
+                self._driver.remove(sandbox.id)  # What a start that was cut short has left.
             token = directory.prepare(self._driver.user_id, volume_bytes)
             self._driver.create(sandbox, directory)
             client = RuntimeClient(directory.socket, token)
@@ -557,10 +623,6 @@ class Sandboxes:
         self._save(changed)
         self._know(changed, place)
 
-    def _set_limits(self, sandbox: Sandbox) -> None:
-        if limits := self._driver.limits(sandbox.spec):
-            self._driver.set_limits(sandbox.id, limits)
-
     def _save(self, sandbox: Sandbox) -> None:
         directory = SandboxDirectory(self._root, sandbox.id)
         saved = directory.load()
@@ -587,6 +649,7 @@ class Sandboxes:
 
     def _dispose(self, sandbox_id: str) -> None:
         with self._lock:
+            self._pooled.pop(sandbox_id, None)
             known = self._known.pop(sandbox_id, None)
         if known is not None and known[1] is not None:
             known[1].client.close()

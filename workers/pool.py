@@ -28,7 +28,7 @@ from workers.contract.sandboxes import (
     pool_kind,
 )
 from workers.contract.store import PoolStore, Ready, SandboxStore
-from workers.drivers.driver import Driver
+from workers.drivers.driver import CreateFailed, Driver
 from workers.lifecycle import Sandboxes
 from workers.publisher import Place
 
@@ -112,7 +112,10 @@ class Pool:
 
     def _is_out_of_date(self, sandbox: Sandbox) -> bool:
         image = self._images.get(sandbox.id)
-        return image is not None and image != self._driver.image_id(sandbox.spec.image)
+        try:
+            return image is not None and image != self._driver.image_id(sandbox.spec.image)
+        except CreateFailed:
+            return True  # The image was removed.
 
     def _add(self, spec: SandboxSpec) -> None:
         image = self._driver.image_id(spec.image)
@@ -128,10 +131,15 @@ class Pool:
 
     def _compare_with_redis(self) -> None:
         """Claims that nobody told us of are kept; what Redis has forgotten it is told again."""
-        listed = {
-            kind: {ready.id for ready in self._store.list_of(kind)} for kind in self._store.kinds()
-        }
-        for sandbox in self._sandboxes.pooled():
+        pooled = self._sandboxes.pooled()
+        there = {sandbox.id for sandbox in pooled}
+        listed: dict[str, set[str]] = {}
+        for kind in self._store.kinds():
+            for ready in self._store.list_of(kind):
+                if ready.node == self._node_id and ready.id not in there:
+                    self._store.withdraw(kind, ready.id)  # It was given away, or has died.
+                listed.setdefault(kind, set()).add(ready.id)
+        for sandbox in pooled:
             kind = pool_kind(sandbox.spec)
             if sandbox.id in listed.get(kind, ()):
                 continue

@@ -11,12 +11,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+import structlog
+
+from workers.contract.errors import Fault
 from workers.contract.sandboxes import Sandbox, SandboxState
 from workers.contract.store import THERE, Activity, SandboxStore
+from workers.drivers.driver import DriverFault
 from workers.lifecycle import Sandboxes
 
 IDLE = "idle"
 EXPIRED = "expired"
+
+log = structlog.get_logger(__name__)
 
 
 class Watch(NamedTuple):
@@ -48,7 +54,7 @@ class Reaper:
         self._watched: dict[str, Watch] = {}
 
     def look(self) -> None:
-        """One round. Raises `StoreUnavailable`, `DriverUnavailable`; the next goes on."""
+        """One round. Raises `StoreUnavailable`."""
         sandboxes = self._sandboxes.all()
         activities = self._records.activities([sandbox.id for sandbox in sandboxes])
         watched: dict[str, Watch] = {}
@@ -61,7 +67,13 @@ class Reaper:
             due.append((sandbox, activity, watch))
         self._watched = watched
         for sandbox, activity, watch in due:
-            self._act(sandbox, activity, watch)
+            if self._sandboxes.is_changing(sandbox.id):
+                continue
+            try:
+                self._act(sandbox, activity, watch)
+            except (DriverFault, Fault) as fault:
+                # The others are looked at all the same.
+                log.warning("reaper waits", sandbox_id=sandbox.id, reason=str(fault))
 
     def _watch(self, before: Watch | None, activity: Activity) -> Watch:
         now = self._monotonic()
@@ -81,8 +93,13 @@ class Reaper:
 
     def _act(self, sandbox: Sandbox, activity: Activity, watch: Watch) -> None:
         now = self._monotonic()
+        told = (activity.expires_at, activity.idle_timeout_ms)
+        if told != (sandbox.expires_at, sandbox.idle_timeout_ms):
+            self._sandboxes.remember(self._records.get(sandbox.id))
         if watch.deadline is not None and now > watch.deadline and activity.state in THERE:
-            self._sandboxes.remove(sandbox, EXPIRED)
+            (newest,) = self._records.activities([sandbox.id])
+            if newest is not None and newest.expires_at == watch.expires_at:  # Not renewed since.
+                self._sandboxes.remove(sandbox, EXPIRED)
         elif activity.state is SandboxState.STOPPING:
             self._sandboxes.stop(sandbox)  # The message for it was lost, or could not be obeyed.
         elif activity.state is SandboxState.CREATING and sandbox.state is SandboxState.STOPPED:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
@@ -42,6 +42,9 @@ from workers.publisher import ClaimLost, Publisher
 SOURCE_DIR = "/workspace/source"
 CHECKOUT = "checkout"
 ARCHIVE_TIMEOUT_S = 300.0
+
+SANDBOX_MARGIN_MS = 60 * 60 * 1000
+"""After a build's own time, when nobody resumes it any more, its sandbox is removed."""
 
 ENGINE_RETRY_S = 1.0
 
@@ -124,6 +127,7 @@ class BuildRunner:
             name=f"build-{job.id}",
             owner=job.owner,
             created_at=timestamp(),
+            expires_at=_in_ms(build.spec.timeout_ms + SANDBOX_MARGIN_MS),
             spec=SandboxSpec(
                 image=asked.image,
                 network=Network(asked.network) if asked.network else self._default_network,
@@ -315,6 +319,11 @@ class Build:
         started_at = datetime.fromisoformat(self.held.job.started_at or timestamp())
         spent_ms = (datetime.now(started_at.tzinfo) - started_at).total_seconds() * 1000
         return max(1, self.spec.timeout_ms - int(spent_ms))
+
+
+def _in_ms(duration_ms: int) -> str:
+    moment = datetime.now(UTC) + timedelta(milliseconds=duration_ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _steps_at_first(spec: BuildSpec) -> list[StepRecord]:

@@ -109,7 +109,7 @@ class Runner:
         job = claim.job
         assert claim.sandbox is not None
         try:
-            place = self._sandboxes.place(claim.sandbox.id)
+            place = self._sandboxes.place_for(claim.sandbox)
         except UnknownSandbox:
             self._end(held, "sandbox_lost", f"The sandbox {job.sandbox} is not on this node.")
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,10 @@ class SandboxDirectory:
         directory. Raises `OSError`.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Whoever had it before may have left links in it for us to write through.
+        mounts.unmount(self.run)
+        if self.run.is_dir():
+            shutil.rmtree(self.run)
         owner = self.users.first if user_id is None else user_id
         mode = 0o755 if user_id is not None else 0o775
         if volume_bytes is not None:
@@ -129,7 +134,8 @@ def existing(root: Path) -> Iterator[SandboxDirectory]:
 
 def _write_private(path: Path, content: bytes) -> None:
     new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
         file.flush()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
+import redis
+
 from tests.client import Client, Event, Received, events_of, stdout_of, wait_for
 from tests.platform import Platform
 
@@ -170,3 +172,20 @@ def test_an_isolated_session_keeps_its_programs_to_itself_and_shares_files(api: 
         "of-one\n"
     )
     api.remove("apart")
+
+
+def test_a_sandbox_whose_name_was_taken_while_redis_had_forgotten_it_keeps_its_files(
+    api: Client, platform: Platform
+) -> None:
+    forgotten = api.sandbox("forgotten")["id"]
+    api.exec("forgotten", "echo mine > file")
+    with redis.Redis.from_url(platform.redis_url) as client:
+        client.delete(f"cf:sandbox:{forgotten}")
+
+    assert api.sandbox("forgotten")["id"] != forgotten
+
+    name = f"forgotten-{forgotten[:8]}"
+    wait_for(lambda: api.http.get(f"/v1/sandboxes/{name}").status_code == 200, "it is told again")
+    assert api.exec(name, "cat file")["stdout"] == "mine\n"
+    for one in ("forgotten", name):
+        api.remove(one)

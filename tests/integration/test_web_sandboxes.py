@@ -639,3 +639,26 @@ def test_isolated_sessions_have_users_of_their_own_and_are_so_many_at_the_most(w
     assert (refused.status_code, code_of(refused)) == (409, "too_many_isolated_sessions")
     assert again.status_code == 201
     assert json_of(shared)["isolation"] is False
+
+
+def test_one_that_was_given_away_is_never_given_away_again(
+    node: FakeNode, redis_server: RedisServer
+) -> None:
+    pool = PoolStore(connect(StoreSettings(redis_server.url, 600), max_connections=2))
+    kind, ready = pool_kind(SandboxSpec()), Ready(new_id(), NODE, "boot")
+
+    def ask(name: str) -> Sandbox:
+        wanted = Sandbox(
+            id=new_id(), name=name, owner="default", spec=SandboxSpec(), created_at="t"
+        )
+        return node.sandboxes.find_or_create(wanted)[0]
+
+    pool.add(kind, ready)
+    pool.add(kind, ready)
+    first = ask("first")
+    pool.add(kind, ready)  # As a Redis that forgot its last second has it.
+    second = ask("second")
+
+    assert first.id == ready.id
+    assert second.id != ready.id
+    assert node.sandboxes.get(first.id).name == "first"

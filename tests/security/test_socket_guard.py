@@ -11,6 +11,7 @@ import pytest
 
 from sandbox_runtime.protocol.client import RuntimeClient, connect_guarded
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
+from workers.sandbox_directory import SandboxDirectory
 
 
 @pytest.fixture
@@ -80,3 +81,19 @@ def _nobody_came(listener: socket.socket) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+@pytest.mark.parametrize("name", ["token", "token.new", "user-env", "user-env.new"])
+def test_what_a_runtime_left_in_its_directory_is_gone_before_it_is_started_again(
+    tmp_path: Path, name: str
+) -> None:
+    victim = tmp_path / "file-of-the-host"
+    victim.write_text("untouched")
+    directory = SandboxDirectory(tmp_path, "sandbox")
+    directory.run.mkdir(parents=True)
+    (directory.run / name).symlink_to(victim)
+
+    directory.prepare(None, None)
+
+    assert victim.read_text() == "untouched"
+    assert not (directory.run / name).is_symlink()

@@ -556,6 +556,7 @@ class SandboxStore:
             f"cf:sandbox-names:{sandbox.owner}",
             f"cf:sandbox:{sandbox.id}",
             f"cf:node:{sandbox.node}:sandboxes",
+            sandbox_events_key(sandbox.id),
         ]
         with store_errors():
             answer = self._restore(keys, [sandbox.name, sandbox.id, *_flat(sandbox)])
@@ -691,6 +692,8 @@ class PoolStore:
         with store_errors():
             pipeline = self._client.pipeline(transaction=True)
             pipeline.sadd("cf:pools", kind)
+            # The client asks again where an answer was lost: it must not be listed twice.
+            pipeline.lrem(_pool_key(kind), 0, " ".join(ready))
             pipeline.rpush(_pool_key(kind), " ".join(ready))
             pipeline.execute()
 

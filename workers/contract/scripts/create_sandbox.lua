@@ -15,8 +15,10 @@ end
 local ready = KEYS[4] ~= '' and redis.call('LPOP', KEYS[4])
 while ready do
   local ready_id, node, boot_id = string.match(ready, '^(%S+) (%S+) (%S+)$')
-  -- A node that is away could not serve it; it puts it back when it returns.
-  if ready_id and redis.call('EXISTS', 'cf:node:' .. node) == 1 then
+  -- A node that is away could not serve it; it puts it back when it returns. One that has a record
+  -- was given away before: Redis may have forgotten that it was taken out of the list.
+  if ready_id and redis.call('EXISTS', 'cf:node:' .. node) == 1
+    and redis.call('EXISTS', 'cf:sandbox:' .. ready_id) == 0 then
     local record = 'cf:sandbox:' .. ready_id
     redis.call('HSET', KEYS[1], ARGV[1], ready_id)
     redis.call('HSET', record, unpack(ARGV, 5))
