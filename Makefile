@@ -21,6 +21,7 @@ help:
 	@echo "make image     add an image of your own (make image NAME=mine FROM=path/of/Dockerfile or archive)"
 	@echo "make check     format, lint, types, imports, unit tests: under a minute"
 	@echo "make test      all tests, with all that they need"
+	@echo "make chaos     kill at random what runs, and count (SEED=7 ROUNDS=1000)"
 	@echo "make bench     measure, and print a table"
 	@echo "make lock      pin the dependencies of pyproject.toml anew"
 	@echo "make clean     make down, and forget data, key and image"
@@ -55,6 +56,10 @@ test: dev-environment
 	COLDFRAME_DRIVER=docker $(PY) -m stack prepare || [ -z "$$CI" ]
 	COLDFRAME_DRIVER=local $(PY) -m stack prepare || [ -z "$$CI" ]
 	$(PY) .ci/run_tests.py
+
+# A platform and a Docker engine of its own; nothing else on the machine is touched.
+chaos: dev-environment
+	@$(PY) -m tests.chaos
 
 bench: dev-environment
 	@$(PY) -m bench

@@ -25,6 +25,11 @@ SYSTEMCTL_TIMEOUT_S = 120.0
 LOG_NAME = "dockerd.log"
 SHOWN_LOG_LINES = 15
 
+OPTIONS = ("--live-restore",)  # of an engine of ours: sandboxes outlive it, however it ends
+CONTAINERD_END_S = 5.0
+
+_EXEC_ROOT = Path("/var/run/docker")
+_DAEMON_CONFIG = Path("/etc/docker/daemon.json")
 _NO_INIT = "N/A"  # what an engine says of docker-init's version where it cannot run it
 
 
@@ -53,6 +58,21 @@ def ensure_engine(state_dir: Path, progress: Callable[[str], None]) -> str:
             debian_packages.install(["docker.io"], progress=progress)
         _start(state_dir, progress)
     return _version()
+
+
+def forget_dead_containerd(exec_root: Path) -> None:
+    """Have a dockerd that is to be started not wait for the containerd of one that was killed.
+
+    It takes whatever process has the id in this file for its containerd, one that is just ending
+    too, and gives up when that does not answer.
+    """
+    pid_file = exec_root / "containerd" / "containerd.pid"
+    deadline = time.monotonic() + CONTAINERD_END_S
+    while _names_containerd(pid_file):
+        if time.monotonic() > deadline:
+            return  # It lives, and will be used.
+        time.sleep(POLL_INTERVAL_S)
+    pid_file.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,15 +150,26 @@ def _start_detached(log_path: Path, progress: Callable[[str], None]) -> subproce
     sees its pid file and ends; the wait that follows is then for the other one.
     """
     progress(f"starting dockerd (log: {log_path})")
+    forget_dead_containerd(_EXEC_ROOT)
+    # An operator's own file decides alone: dockerd refuses what is said in both.
+    options = () if _DAEMON_CONFIG.exists() else OPTIONS
     with log_path.open("ab") as log:
         return subprocess.Popen(
-            ["dockerd"],
+            ["dockerd", *options],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd="/",
             start_new_session=True,
         )
+
+
+def _names_containerd(pid_file: Path) -> bool:
+    try:
+        status = Path("/proc", str(int(pid_file.read_text())), "status").read_text()
+    except (OSError, ValueError):
+        return False
+    return "Name:\tcontainerd\n" in status and "State:\tZ" not in status
 
 
 def _answers_within(timeout_s: float, dockerd: subprocess.Popen[bytes] | None = None) -> bool:

@@ -7,6 +7,7 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+from container.image_names import DEFAULT_IMAGE, record_image
 from stack.programs import ProgramName
 from stack.settings import StackSettings
 from stack.stack import Stack
@@ -35,6 +36,14 @@ class Platform:
 
     def up(self) -> None:
         self._stack.up()
+
+    def up_with_image(self, image_id: str) -> None:
+        """As `up`, on an engine of the tests' own (`DOCKER_HOST`) that has this image alone."""
+        self._stack.prepare()
+        record_image(self.state_dir, DEFAULT_IMAGE, image_id)
+        (self.state_dir / "driver").write_text("docker")
+        for program in ("redis", "web", "worker"):
+            self.start(program)
 
     def down(self) -> None:
         self._stack.down()

@@ -48,7 +48,7 @@ class Settings:
     """Streams and waiting requests of one process at a time."""
     redis_full_percent: float
     """Above this share of Redis' `maxmemory` nothing new is accepted."""
-    redis_connections: int = 128
+    redis_connections: int = 256
     """The bound of the command pool; streams share one connection besides."""
     patience_s: float = 60.0
     """How long a stream is kept open while Redis is away."""

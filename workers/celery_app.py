@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
 from typing import Any
@@ -100,7 +101,8 @@ def _configuration(store: StoreSettings) -> dict[str, Any]:
 
 
 def configure_logs() -> None:
-    """JSON lines on standard error, Celery's own among them."""
+    """JSON lines on standard error, Celery's own among them; also where C code crashes."""
+    faulthandler.enable()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -31,7 +31,7 @@ from workers.contract.store import THERE, JobStore, NodeStore, PoolStore, Sandbo
 from workers.contract.stream import EventStream, NumberedEvent, Writer
 from workers.drivers.driver import CreateFailed, Driver, DriverFault, DriverUnavailable
 from workers.held import HeldJobs
-from workers.publisher import Place
+from workers.publisher import LOST_HINT, SANDBOX_LOST, Place
 from workers.sandbox_directory import SandboxDirectory, existing
 from workers.sandbox_directory import SandboxState as SavedState
 
@@ -105,7 +105,10 @@ class Sandboxes:
             _, place = self._known.get(sandbox_id, (None, None))
             is_unconfirmed = sandbox_id in self._pooled
         if place is None and is_unconfirmed:
-            self.confirm(self._records.get(sandbox_id))
+            try:
+                self.confirm(self._records.get(sandbox_id))
+            except SandboxNotFound as error:
+                raise UnknownSandbox(sandbox_id) from error
             return self.place(sandbox_id)
         if place is None:
             raise UnknownSandbox(sandbox_id)
@@ -138,6 +141,11 @@ class Sandboxes:
                 self._save(changed)
                 with self._lock:
                     self._known[sandbox.id] = (changed, self._known[sandbox.id][1])
+
+    def places(self) -> list[Place]:
+        """Where executions can be run now."""
+        with self._lock:
+            return [place for _, place in self._known.values() if place and place.awake.is_set()]
 
     def pooled(self) -> list[Sandbox]:
         with self._lock:
@@ -326,19 +334,30 @@ class Sandboxes:
         except StoreUnavailable as fault:
             log.warning("event not told", sandbox_id=sandbox.id, reason=fault.message)
 
+    def give_up(self, sandbox_id: str, place: Place) -> None:
+        """Declares a sandbox lost whose container has gone, or whose runtime does not answer."""
+        with self._turn(sandbox_id):
+            with self._lock:
+                sandbox, place_now = self._known.get(sandbox_id, (None, None))
+            # Else it was stopped, removed, or started anew, since that was seen.
+            if sandbox is not None and place_now is place:
+                self.declare_lost(sandbox)
+
     def declare_lost(self, sandbox: Sandbox) -> None:
         """Ends the jobs of a sandbox that died by itself or behind our back."""
         log.warning("sandbox lost", sandbox_id=sandbox.id, name=sandbox.name)
         message = "The sandbox ended: it was killed, or its runtime died."
-        self._close_jobs(sandbox.id, "sandbox_lost", message)
-        self._dispose(sandbox.id)
+        open_jobs = list(self._open_jobs(sandbox.id))
+        # Before its jobs end: who is told so by one asks at once for a sandbox that works.
         self._records.move(
             sandbox,
             to=SandboxState.FAILED,
             since=THERE,
             node=self._node_id,
-            error=JobError(code="sandbox_lost", message=message, hint="Create it anew."),
+            error=JobError(code=SANDBOX_LOST, message=message, hint=LOST_HINT),
         )
+        self._close_all(open_jobs, SANDBOX_LOST, message, hint=LOST_HINT)
+        self._dispose(sandbox.id)
 
     def adopt(self) -> None:
         """Takes back, at the worker's start, what an earlier start of it made.
@@ -353,7 +372,7 @@ class Sandboxes:
                 self._dispose(directory.sandbox_id)
                 continue
             self._adopt_one(directory, saved)
-        for sandbox_id in self._driver.sandboxes() - {sandbox.id for sandbox in self.all()}:
+        for sandbox_id in self._driver.sandboxes().keys() - self._known.keys():
             self._dispose(sandbox_id)
         self._compare_with_records()
         self.adopted.set()
@@ -364,23 +383,18 @@ class Sandboxes:
         with self._lock:
             known = [(sandbox, place) for sandbox, place in self._known.values() if place]
         there = self._driver.sandboxes()
-        for sandbox_id in there - self._known.keys() - self._pooled.keys():
+        found = there.keys() | {directory.sandbox_id for directory in existing(self._root)}
+        for sandbox_id in found - self._known.keys() - self._pooled.keys():
             with self._turn_if_free(sandbox_id) as is_free:
                 if is_free and sandbox_id not in self._known.keys() | self._pooled.keys():
                     log.warning("orphan removed", sandbox_id=sandbox_id)
                     self._dispose(sandbox_id)
         for sandbox, place in known:
-            if sandbox.id in there and self._driver.is_alive(sandbox.id):
-                continue
-            with self._turn(sandbox.id):
-                with self._lock:
-                    # Else it was stopped, or started anew, since the driver was asked.
-                    is_gone = self._known.get(sandbox.id, (None, None))[1] is place
-                if is_gone:
-                    self.declare_lost(sandbox)
+            if not there.get(sandbox.id):
+                self.give_up(sandbox.id, place)
         self._compare_with_records()
         for sandbox in self.pooled():
-            if sandbox.id not in there or not self._driver.is_alive(sandbox.id):
+            if not there.get(sandbox.id):
                 self._forget_pooled(sandbox)
 
     def _forget_pooled(self, sandbox: Sandbox) -> None:
@@ -553,8 +567,9 @@ class Sandboxes:
         had_volume = self.find(sandbox.id) is not None
         try:
             volume_bytes = self._driver.volume_bytes(sandbox.spec)
-            if had_volume:
-                self._driver.remove(sandbox.id)  # What a start that was cut short has left.
+            if directory.path.exists():
+                # What an attempt that was cut short has left, as by an engine that went away.
+                self._driver.remove(sandbox.id)
             token = directory.prepare(self._driver.user_id, volume_bytes)
             self._driver.create(sandbox, directory)
             client = RuntimeClient(directory.socket, token)
@@ -589,10 +604,13 @@ class Sandboxes:
             pause_s = min(pause_s * 1.2, 0.2)
 
     def _close_jobs(self, sandbox_id: str, code: str, message: str, *, but: str = "") -> None:
-        for job in self._open_jobs(sandbox_id):
-            if job.id == but:
-                continue  # A build removes its own sandbox, and ends by itself.
-            self._close(job, code, message)
+        # A build removes its own sandbox, and ends by itself.
+        jobs = [job for job in self._open_jobs(sandbox_id) if job.id != but]
+        self._close_all(jobs, code, message)
+
+    def _close_all(self, jobs: Iterable[Job], code: str, message: str, *, hint: str = "") -> None:
+        for job in jobs:
+            self._close(job, code, message, hint=hint)
             if held := self._held.get(job.id):
                 held.release()
 
@@ -603,8 +621,10 @@ class Sandboxes:
             except JobNotFound:
                 pass
 
-    def _close(self, job: Job, code: str, message: str, *, expect: str = "") -> None:
-        error = Error(timestamp=timestamp(), code=code, error=message)
+    def _close(
+        self, job: Job, code: str, message: str, *, hint: str = "", expect: str = ""
+    ) -> None:
+        error = Error(timestamp=timestamp(), code=code, error=message, hint=hint)
         writer = Writer(job.id, job.line, job.sandbox_id, None)
         self._stream.append(writer, CLOSE, [NumberedEvent(1, error)], expect=expect)
 

@@ -36,6 +36,9 @@ from workers.settings import Settings
 
 LOCK_PATIENCE_S = 15.0
 REAP_ROUND_S = 10.0
+DEATHS_PAUSE_S = 0.5
+"""Many sandboxes that die at once are looked at once."""
+
 IDLE_ROUND_S = 1.0
 POOL_ROUND_S = 0.5
 RECOVER_ROUND_S = 5.0
@@ -140,7 +143,7 @@ class Node:
             ("heartbeat", self._every(self._settings.heartbeat_s, self._beat)),
             ("check", self._every(CHECK_ROUND_S, self._check)),
             ("lease", self._every(self._settings.renew_s, self._renew)),
-            ("orphans", self._every(REAP_ROUND_S, self._look_after)),
+            ("orphans", self._every(DEATHS_PAUSE_S, self._look_after)),
             ("reaper", self._every(IDLE_ROUND_S, self._reap)),
             ("pool", self._every(POOL_ROUND_S, self._tend_pool)),
             ("recovery", self._every(RECOVER_ROUND_S, self._recover)),
@@ -187,6 +190,8 @@ class Node:
             if not self.sandboxes.adopted.is_set():
                 self.sandboxes.adopt()
                 recovery.resume_own(self._jobs, self._settings.node_id)
+                for place in self.sandboxes.places():
+                    self._publisher.settle_left_over(place)
                 return  # Its jobs do not wait for the self-test, which the next round is for.
             if not self.sandboxes.proven.is_set():
                 self._test_itself()
@@ -229,6 +234,8 @@ class Node:
         lease_ms = int(self._settings.lease_s * 1000)
         for held in self._held.all():
             lease = self._jobs.renew(held.job.id, held.job.fence, lease_ms)
+            if lease.is_forgotten:
+                held.cancel(CancelReason.SUPERSEDED)  # Nobody can read what it prints.
             if not lease.held:
                 held.release()
             elif lease.cancel and held.cancelled is None:
@@ -240,6 +247,7 @@ class Node:
     def _look_after(self) -> None:
         if self.sandboxes.adopted.is_set() and not self._problem:
             self.sandboxes.look_after()
+        self._driver.wait_for_death(REAP_ROUND_S)
 
     def _reap(self) -> None:
         if self.sandboxes.adopted.is_set() and not self._problem:

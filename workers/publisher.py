@@ -22,7 +22,8 @@ from sandbox_runtime.protocol.errors import (
     RuntimeUnreachable,
 )
 from sandbox_runtime.protocol.events import Complete, Error, Numbered, RuntimeEvent
-from sandbox_runtime.protocol.requests import ExecutionRequest
+from sandbox_runtime.protocol.requests import CancelReason, ExecutionRequest
+from workers.acknowledger import Acknowledger
 from workers.clock import timestamp
 from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.events import JobEvent
@@ -36,6 +37,11 @@ STORE_PATIENCE_S = 3600.0
 
 RUNTIME_PATIENCE_S = 5.0
 """How long a runtime may be out of reach before its sandbox counts as lost."""
+
+SANDBOX_LOST = "sandbox_lost"
+"""The code of what is told then."""
+
+LOST_HINT = "It may have been killed from outside. The next call on its name makes a new one."
 
 SETTLE_ROUND_S = 0.5
 
@@ -70,7 +76,9 @@ class Place(NamedTuple):
 class Settling(NamedTuple):
     """What Redis has been told, and whether it kept it is yet to be seen."""
 
-    held: HeldJob
+    job_id: str
+    held: HeldJob | None
+    """None: an earlier worker told it. Where it is not kept, who resumes the job tells it."""
     client: RuntimeClient
     execution: str
     n: int
@@ -93,6 +101,7 @@ class Publisher:
         self._node_id = node_id
         self._settle_s = settle_s
         self._settling: deque[Settling] = deque()
+        self._acknowledger = Acknowledger()
         self._stopped = threading.Event()
 
     def publish(
@@ -125,6 +134,7 @@ class Publisher:
                 else self.patiently(held, lambda: self._jobs.last_n(held.job.id, execution))
             )
             fresh = False
+            asked_at = time.monotonic()
             opened_at: float | None = None
             try:
                 with (
@@ -154,14 +164,14 @@ class Publisher:
             now = time.monotonic()
             if opened_at is not None and now - opened_at > RUNTIME_PATIENCE_S:
                 unreachable_since = None  # It was there all the time, and had nothing to tell.
-            unreachable_since = unreachable_since or now
+            unreachable_since = unreachable_since or (now if opened_at else asked_at)
             if now - unreachable_since > RUNTIME_PATIENCE_S:
                 log.warning("runtime out of reach", job_id=held.job.id, reason=reason)
                 return Error(
                     timestamp=timestamp(),
-                    code="sandbox_lost",
+                    code=SANDBOX_LOST,
                     error="The sandbox ended, or its runtime does not answer.",
-                    hint="It may have been removed or killed. Create it anew and try again.",
+                    hint=LOST_HINT,
                 )
             time.sleep(0.05)
 
@@ -180,6 +190,8 @@ class Publisher:
         if appended.outcome is Outcome.HOLE:
             log.warning("redis forgot events", job_id=held.job.id, last_n=appended.last_n)
             self.patiently(held, lambda: self._resume(held))
+        if appended.outcome is Outcome.MISSING:
+            held.cancel(CancelReason.SUPERSEDED)  # Redis was emptied: nobody wants its output.
         if appended.outcome is not Outcome.OK:
             raise ClaimLost
 
@@ -207,8 +219,24 @@ class Publisher:
             except Exception:
                 log.exception("settling failed")
 
+    def settle_left_over(self, place: Place) -> None:
+        """Has acknowledged, too, what an earlier worker published and had no time to."""
+        try:
+            there = place.client.executions()
+        except RuntimeFault as fault:
+            log.warning("left over is not known", reason=fault.message)
+            return
+        now = time.monotonic()
+        for execution in there:
+            if not execution.running:
+                job_id, _, _ = execution.id.partition(".")
+                self._settling.append(
+                    Settling(job_id, None, place.client, execution.id, execution.last_n, now)
+                )
+
     def stop(self) -> None:
         self._stopped.set()
+        self._acknowledger.stop()
 
     def _keep(
         self,
@@ -226,7 +254,7 @@ class Publisher:
             steps = steps_at(numbered.event) or steps
         self.append(held, execution, events, steps=steps)
         self._settling.append(
-            Settling(held, place.client, execution, batch[-1].n, time.monotonic())
+            Settling(held.job.id, held, place.client, execution, batch[-1].n, time.monotonic())
         )
 
     def _settle(self) -> None:
@@ -234,37 +262,32 @@ class Publisher:
         limit = time.monotonic() - self._settle_s
         while self._settling and self._settling[0].appended_at <= limit:
             item = self._settling.popleft()
-            due[item.held.job.id, item.execution] = item
+            due[item.job_id, item.execution] = item
         if not due:
             return
         acks: dict[RuntimeClient, dict[str, int]] = {}
-        forgotten: list[tuple[Settling, int]] = []
+        forgotten: list[tuple[Settling, HeldJob, int]] = []
         try:
             kept = self._jobs.last_ns(due)
         except StoreUnavailable:
             self._settling.extendleft(reversed(due.values()))
             raise
         for item, kept_n in zip(due.values(), kept, strict=True):
-            if kept_n < item.n:
-                forgotten.append((item, kept_n))
-            else:
+            if kept_n >= item.n:
                 acks.setdefault(item.client, {})[item.execution] = item.n
+            elif item.held is not None:
+                forgotten.append((item, item.held, kept_n))
+        for client, numbers in acks.items():
+            self._acknowledger.tell(client, numbers)
         try:
             while forgotten:
-                self._publish_again(*forgotten[-1])
+                item, held, kept_n = forgotten[-1]
+                log.warning("redis forgot events", job_id=item.job_id, last_n=kept_n)
+                self._resume(held)
                 forgotten.pop()
         finally:
             # Redis went away between two of them: what was not looked at is looked at later.
-            self._settling.extendleft(item for item, _ in reversed(forgotten))
-            for client, numbers in acks.items():
-                try:
-                    client.acknowledge(numbers)
-                except RuntimeFault as fault:
-                    log.debug("not acknowledged", reason=fault.message)
-
-    def _publish_again(self, item: Settling, kept_n: int) -> None:
-        log.warning("redis forgot events", job_id=item.held.job.id, last_n=kept_n)
-        self._resume(item.held)
+            self._settling.extendleft(item for item, _, _ in reversed(forgotten))
 
     def _resume(self, held: HeldJob) -> None:
         """Has the job claimed anew at once, and taken up where Redis is: all of it, in order.

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import structlog
 
-from sandbox_runtime.protocol.errors import RuntimeFault
+from sandbox_runtime.protocol.errors import RuntimeFault, RuntimeUnreachable
 from sandbox_runtime.protocol.events import (
     Complete,
     Conclusion,
@@ -37,7 +37,7 @@ from workers.contract.stream import NumberedEvent
 from workers.drivers.driver import DriverFault, DriverUnavailable
 from workers.held import HeldJob
 from workers.lifecycle import Sandboxes, UnknownSandbox
-from workers.publisher import ClaimLost, Publisher
+from workers.publisher import RUNTIME_PATIENCE_S, ClaimLost, Publisher
 
 SOURCE_DIR = "/workspace/source"
 CHECKOUT = "checkout"
@@ -46,7 +46,7 @@ ARCHIVE_TIMEOUT_S = 300.0
 SANDBOX_MARGIN_MS = 60 * 60 * 1000
 """After a build's own time, when nobody resumes it any more, its sandbox is removed."""
 
-ENGINE_RETRY_S = 1.0
+RETRY_S = 1.0
 
 PLAN = "plan"
 """The execution that the job's own first and last event are counted in."""
@@ -156,7 +156,7 @@ class BuildRunner:
                 log.warning("build waits for the engine", job_id=sandbox.id, reason=str(fault))
             if build.held.let_go:
                 raise ClaimLost
-            time.sleep(ENGINE_RETRY_S)
+            time.sleep(RETRY_S)
 
     def _remove_sandbox(self, held: HeldJob) -> None:
         sandbox = self._sandboxes.find(held.job.id)
@@ -219,11 +219,20 @@ class BuildRunner:
         )
         if archive is None:
             return _error("archive_expired", "The uploaded archive is no longer kept.")
-        try:
-            place = self._sandboxes.place(sandbox.id)
-            place.client.unpack_archive([archive], SOURCE_DIR, ARCHIVE_TIMEOUT_S)
-        except RuntimeFault as fault:
-            return _error(fault.code, fault.message, fault.hint)
+        unreachable_since: float | None = None
+        while True:
+            try:
+                place = self._sandboxes.place(sandbox.id)
+                place.client.unpack_archive([archive], SOURCE_DIR, ARCHIVE_TIMEOUT_S)
+            except RuntimeUnreachable:
+                unreachable_since = unreachable_since or time.monotonic()
+                if time.monotonic() - unreachable_since > RUNTIME_PATIENCE_S:
+                    return _sandbox_lost()
+                time.sleep(RETRY_S)
+            except RuntimeFault as fault:
+                return _error(fault.code, fault.message, fault.hint)
+            else:
+                break
         duration_ms = int((time.monotonic() - started) * 1000)
         return Complete(
             timestamp=timestamp(), conclusion=Conclusion.SUCCESS, duration_ms=duration_ms
@@ -268,6 +277,9 @@ class Build:
         self.held = held
         self.spec = spec
         self.steps = held.job.steps or _steps_at_first(spec)
+        # From here on a clock that jumps changes nothing.
+        spent_s = _seconds_since(held.job.started_at or timestamp())
+        self._deadline = time.monotonic() + spec.timeout_ms / 1000 - spent_s
 
     @property
     def commit(self) -> str | None:
@@ -316,9 +328,12 @@ class Build:
 
     def time_left_ms(self) -> int:
         """Of the build's own timeout, which runs from its first claim."""
-        started_at = datetime.fromisoformat(self.held.job.started_at or timestamp())
-        spent_ms = (datetime.now(started_at.tzinfo) - started_at).total_seconds() * 1000
-        return max(1, self.spec.timeout_ms - int(spent_ms))
+        return max(1, int((self._deadline - time.monotonic()) * 1000))
+
+
+def _seconds_since(started_at: str) -> float:
+    started = datetime.fromisoformat(started_at)
+    return max(0.0, (datetime.now(started.tzinfo) - started).total_seconds())
 
 
 def _in_ms(duration_ms: int) -> str:

@@ -17,7 +17,7 @@ from workers.contract.store import Claim, JobStore
 from workers.contract.stream import NumberedEvent
 from workers.held import HeldJob, HeldJobs
 from workers.lifecycle import Sandboxes, UnknownSandbox
-from workers.publisher import ClaimLost, Publisher
+from workers.publisher import SANDBOX_LOST, ClaimLost, Publisher
 from workers.run_build import BuildRunner
 from workers.run_code import code_request
 from workers.run_exec import exec_request
@@ -108,8 +108,9 @@ class Runner:
     def _run_one(self, held: HeldJob, claim: Claim, request: ExecutionRequest) -> None:
         job = claim.job
         assert claim.sandbox is not None
+        sandbox = claim.sandbox
         try:
-            place = self._sandboxes.place_for(claim.sandbox)
+            place = self._publisher.patiently(held, lambda: self._sandboxes.place_for(sandbox))
         except UnknownSandbox:
             self._end(held, "sandbox_lost", f"The sandbox {job.sandbox} is not on this node.")
             return
@@ -123,6 +124,9 @@ class Runner:
         )
         if end.oom_killed:
             self._sandboxes.tell_out_of_memory(claim.sandbox)
+        if isinstance(end, Error) and end.code == SANDBOX_LOST:
+            # Whatever its runtime does: who asks for the sandbox next is to get one that works.
+            self._publisher.patiently(held, lambda: self._sandboxes.give_up(sandbox.id, place))
         if isinstance(end, Error):
             # Of ours, where the runtime could not be asked; what it told itself is in the stream.
             self._end(held, end.code, end.error, end.hint)

@@ -44,6 +44,9 @@ class SandboxState(msgspec.Struct, frozen=True):
     token: str
 
 
+_state_decoder = msgspec.json.Decoder(SandboxState)
+
+
 class SandboxDirectory:
     """One sandbox's directory."""
 
@@ -113,7 +116,7 @@ class SandboxDirectory:
     def load(self) -> SandboxState | None:
         """None where there is no state, or none that can be read."""
         try:
-            return msgspec.json.decode((self.path / "state.json").read_bytes(), type=SandboxState)
+            return _state_decoder.decode((self.path / "state.json").read_bytes())
         except (OSError, msgspec.DecodeError):
             return None
 

@@ -21,6 +21,7 @@ from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from sandbox_runtime.protocol.events import TERMINAL, Numbered
 from sandbox_runtime.protocol.requests import (
     BOOT_ID_HEADER,
+    HEARTBEAT_S,
     Acknowledgements,
     CancelReason,
     CancelRequest,
@@ -32,7 +33,7 @@ from sandbox_runtime.protocol.requests import (
 CALL_TIMEOUT_S = 10.0
 """For a call that is answered at once. A frozen sandbox lets a connection in and is silent."""
 
-SILENCE_LIMIT_S = 30.0
+SILENCE_LIMIT_S = 4 * HEARTBEAT_S
 """For a reader of events: the runtime sends heartbeats, so silence is a fault."""
 
 READ_BYTES = 256 * 1024
@@ -160,8 +161,9 @@ class RuntimeClient:
                 connection.sock.settimeout(timeout_s)
                 try:
                     return connection, _send(connection, method, path, body, headers)
-                except RuntimeUnreachable:
-                    pass
+                except RuntimeUnreachable as fault:
+                    if isinstance(fault.__cause__, TimeoutError):
+                        raise  # It was not closed: the runtime is silent, and will be so again.
         connection = _UnixConnection(self._socket_path, timeout_s=timeout_s)
         return connection, _send(connection, method, path, body, headers)
 

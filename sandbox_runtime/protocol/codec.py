@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,7 +16,14 @@ from sandbox_runtime.protocol.errors import (
     fault_from,
 )
 from sandbox_runtime.protocol.events import Numbered
-from sandbox_runtime.protocol.requests import MAX_LINE_BYTES, ExecutionRequest
+from sandbox_runtime.protocol.requests import (
+    MAX_LINE_BYTES,
+    Acknowledgements,
+    CancelRequest,
+    ExecutionRequest,
+    ExecutionStatus,
+    Pong,
+)
 
 T = TypeVar("T")
 
@@ -26,6 +33,11 @@ _encoder = msgspec.json.Encoder()
 _request_decoder: msgspec.json.Decoder[ExecutionRequest] = msgspec.json.Decoder(ExecutionRequest)
 _numbered_decoder = msgspec.json.Decoder(Numbered)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
+# All of them now: where two threads make one of a type for the first time, msgspec crashes.
+_decoders: Mapping[Any, msgspec.json.Decoder[Any]] = {
+    kind: msgspec.json.Decoder(kind)
+    for kind in (Acknowledgements, CancelRequest, Pong, list[ExecutionStatus])
+}
 
 
 def encode(value: msgspec.Struct | list[msgspec.Struct]) -> bytes:
@@ -48,7 +60,7 @@ def decode_request(body: bytes) -> ExecutionRequest:
 def decode_body(body: bytes, kind: type[T]) -> T:
     """Raises `InvalidRequest` where the body is not a `kind`."""
     try:
-        return msgspec.json.decode(body, type=kind)
+        return _decoder_of(kind).decode(body)
     except msgspec.DecodeError as error:
         raise InvalidRequest(str(error)) from error
 
@@ -58,7 +70,7 @@ def decode_answer(status: int, body: bytes, kind: type[T]) -> T:
     if status >= 300:
         raise decode_fault(status, body)
     try:
-        return msgspec.json.decode(body, type=kind)
+        return _decoder_of(kind).decode(body)
     except (msgspec.DecodeError, RecursionError) as error:
         raise RuntimeUnreachable(f"not an answer of the runtime: {error}") from error
 
@@ -114,3 +126,7 @@ class LineDecoder:
             return _numbered_decoder.decode(line)
         except (msgspec.DecodeError, RecursionError) as error:
             raise RuntimeUnreachable(f"not an event of the runtime: {error}") from error
+
+
+def _decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+    return _decoders[kind]

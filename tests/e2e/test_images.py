@@ -94,9 +94,9 @@ def test_a_sandbox_of_an_image_without_python_runs_commands_and_keeps_files(
 ) -> None:
     api.exec(plain, "cd /workspace; echo kept > file")
 
-    result = api.exec(plain, "pwd; cat file; id -u; touch /x 2>/dev/null || echo read-only")
+    result = api.exec(plain, "pwd; cat file; id -un; touch /x 2>/dev/null || echo read-only")
 
-    assert result["stdout"].split() == ["/workspace", "kept", "1000", "read-only"]
+    assert result["stdout"].split() == ["/workspace", "kept", "sandbox", "read-only"]
 
 
 def test_user_code_gets_the_images_variables_and_a_home_of_its_own(api: Client, plain: str) -> None:

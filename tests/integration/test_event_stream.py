@@ -131,6 +131,18 @@ def test_an_end_whose_answer_was_lost_can_be_told_again_by_who_told_it(bench: Be
     assert len(bench.stream.read(writer.job_id)) == 2
 
 
+def test_a_job_that_has_ended_is_not_sent_again(bench: Bench) -> None:
+    writer = bench.claimed()
+    [sent_before] = bench.jobs.sent_jobs()
+    bench.stream.append(writer, "e", [START, end(2)])
+    bench.client.delete("node.node-1")
+
+    bench.jobs.send(sent_before)
+
+    assert sent(bench) == []
+    assert bench.jobs.sent_jobs() == []
+
+
 def test_events_that_would_leave_a_hole_are_refused_with_the_last_number_kept(
     bench: Bench,
 ) -> None:

@@ -41,10 +41,32 @@ class Server:
             self.connections += 1
             with connection:
                 for _ in range(self._answers_each):
-                    if not connection.recv(65536):
+                    if not _read_request(connection):
                         break
                     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PONG)
                     connection.sendall(head + PONG)
+
+
+def _read_request(connection: socket.socket) -> bool:
+    """All of it, for who is answered and cut off in the middle cannot write the rest."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            return False
+        data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        (
+            int(line.split(b":")[1])
+            for line in head.split(b"\r\n")
+            if b"content-length" in line.lower()
+        ),
+        0,
+    )
+    while len(body) < length:
+        body += connection.recv(65536)
+    return True
 
 
 @pytest.fixture

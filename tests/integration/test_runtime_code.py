@@ -617,7 +617,10 @@ def readable(path):
     except OSError:
         return False
 def is_ours(process):
-    return process[6:].isdigit() and "sandbox_runtime" in open(process + "/cmdline").read()
+    try:
+        return process[6:].isdigit() and "sandbox_runtime" in open(process + "/cmdline").read()
+    except OSError:
+        return False  # It has just ended.
 ours = [process for process in glob.glob("/proc/*") if is_ours(process)]
 secrets = ("environ", "mem", "maps", "auxv")
 print(len(ours) >= 2, any(readable(f"{process}/{name}") for process in ours for name in secrets))

@@ -105,6 +105,9 @@ ControlMessage = (
 )
 
 
+_decoder: msgspec.json.Decoder[ControlMessage] = msgspec.json.Decoder(ControlMessage)
+
+
 def node_queue(node_id: str) -> str:
     return f"node.{node_id}"
 
@@ -140,7 +143,7 @@ class ControlChannel:
         for _, entries in answer or ():
             for entry_id, fields in entries:
                 try:
-                    message = msgspec.json.decode(fields[b"m"], type=ControlMessage)
+                    message = _decoder.decode(fields[b"m"])
                 except (msgspec.DecodeError, KeyError):
                     pass
                 else:

@@ -5,7 +5,7 @@
     cf:line:<line>               list    ids of a line's jobs; the head is sent or running
     placement, node.<id>         list    Celery's queues; see `queue.py`
     cf:nudges                    counter messages sent to them
-    cf:jobs:open                 zset    jobs that are not completed, by time of submission
+    cf:sent-jobs                 zset    jobs that run or are first in line, by when they were sent
     cf:jobs:<owner>              zset    an owner's jobs, by time of submission
     cf:idempotency:<owner>:<key> hash    job, digest
     cf:sandbox:<id>              hash    a sandbox
@@ -89,6 +89,17 @@ ARCHIVE_LIFE_S = 24 * 3600
 
 Fields = Mapping[bytes, bytes]
 
+# Made here and not where they are used: msgspec readies a type when a decoder of it is made, and
+# two threads that do so at once crash the process.
+_context_decoder = msgspec.json.Decoder(ContextRecord)
+_env_decoder = msgspec.json.Decoder(dict[str, str | None])
+_error_decoder = msgspec.json.Decoder(JobError)
+_node_decoder = msgspec.json.Decoder(NodeRecord)
+_sandbox_spec_decoder = msgspec.json.Decoder(SandboxSpec)
+_session_decoder = msgspec.json.Decoder(SessionRecord)
+_spec_decoder: msgspec.json.Decoder[Spec] = msgspec.json.Decoder(Spec)
+_steps_decoder = msgspec.json.Decoder(list[StepRecord])
+
 
 class Submitted(NamedTuple):
     """A job was accepted, and sent if it was the first of its line."""
@@ -111,7 +122,9 @@ class Claim(NamedTuple):
 
 class Lease(NamedTuple):
     held: bool
-    cancel: str | None
+    cancel: str | None = None
+    is_forgotten: bool = False
+    """Redis has no record of the job: it was emptied."""
 
 
 class Cancelled(NamedTuple):
@@ -140,15 +153,14 @@ class Activity(NamedTuple):
     expires_at: str | None
 
 
-class OpenJob(NamedTuple):
-    """What the leader needs to know of a job that is not completed."""
+class SentJob(NamedTuple):
+    """What the leader needs to know of a job that runs, or is the first of its line."""
 
     id: str
     kind: JobKind
     status: Status
     node: str | None
-    is_head: bool
-    nudged_ms: int
+    sent_ms: int
     lease_until_ms: int
 
 
@@ -183,7 +195,6 @@ class JobStore:
         keys = [
             f"cf:job:{job.id}",
             f"cf:line:{job.line}" if job.line else "",
-            "cf:jobs:open",
             f"cf:jobs:{job.owner}",
             f"cf:sandbox:{job.sandbox_id}" if job.sandbox_id else "",
             f"cf:sandbox:{job.sandbox_id}:jobs" if job.sandbox_id else "",
@@ -257,7 +268,7 @@ class JobStore:
         The caller must not hold the job: a running one of its node it takes over.
         """
         with store_errors():
-            answer = self._claim([f"cf:job:{job_id}"], [node, _now_ms() + lease_ms, now, job_id])
+            answer = self._claim([f"cf:job:{job_id}"], [node, lease_ms, now, job_id])
         if answer[0] != b"claimed":
             return None
         fields = _pairs(answer[1])
@@ -268,9 +279,9 @@ class JobStore:
 
     def renew(self, job_id: str, fence: int, lease_ms: int) -> Lease:
         with store_errors():
-            answer = self._renew([f"cf:job:{job_id}"], [fence, _now_ms() + lease_ms])
+            answer = self._renew([f"cf:job:{job_id}"], [fence, lease_ms])
         if answer[0] != b"held":
-            return Lease(False, None)
+            return Lease(False, is_forgotten=answer[0] == b"missing")
         return Lease(True, answer[1].decode() or None)
 
     def set_cancel(self, job_id: str, why: str) -> Cancelled:
@@ -299,58 +310,59 @@ class JobStore:
         with store_errors():
             self._client.sadd(f"cf:sandbox:{sandbox_id}:jobs", job_id)
 
-    def open_jobs(self, limit: int = 10_000) -> list[OpenJob]:
-        """The oldest jobs that are not completed."""
-        names = ("kind", "status", "node", "sandbox_id", "line", "nudged_ms", "lease_until_ms")
+    def sent_jobs(self) -> list[SentJob]:
+        """All that run or are first in their line: as many as there are lines, and builds."""
+        names = ("kind", "status", "node", "sandbox_id", "lease_until_ms")
         with store_errors():
-            ids = [raw.decode() for raw in self._client.zrange("cf:jobs:open", 0, limit - 1)]
+            sent = self._client.zrange("cf:sent-jobs", 0, -1, withscores=True)
             pipeline = self._client.pipeline(transaction=False)
-            for job_id in ids:
-                pipeline.hmget(f"cf:job:{job_id}", names)
+            for job_id, _ in sent:
+                pipeline.hmget(f"cf:job:{job_id.decode()}", names)
             records = pipeline.execute()
             found = [
-                (job_id, dict(zip(names, record, strict=True)))
-                for job_id, record in zip(ids, records, strict=True)
+                (job_id.decode(), int(score), record)
+                for (job_id, score), record in zip(sent, records, strict=True)
                 if record[0] is not None and record[1] is not None
             ]
-            gone = set(ids) - {job_id for job_id, _ in found}
-            if gone:
-                self._client.zrem("cf:jobs:open", *gone)
+            if len(found) < len(sent):
+                there = {job_id for job_id, _, _ in found}
+                self._client.zrem("cf:sent-jobs", *({raw.decode() for raw, _ in sent} - there))
             pipeline = self._client.pipeline(transaction=False)
-            for job_id, record in found:
-                line = record["line"]
-                pipeline.lindex(f"cf:line:{line.decode() if line else job_id}", 0)
-                sandbox_id = record["sandbox_id"]
-                pipeline.hget(f"cf:sandbox:{sandbox_id.decode() if sandbox_id else ''}", "node")
-            extra = pipeline.execute()
-        jobs = []
-        for (job_id, record), head, node in zip(found, extra[::2], extra[1::2], strict=True):
-            own_node = record["node"] or node
-            jobs.append(
-                OpenJob(
-                    id=job_id,
-                    kind=JobKind(record["kind"].decode()),
-                    status=Status(record["status"].decode()),
-                    node=own_node.decode() if own_node else None,
-                    is_head=head is None or head.decode() == job_id,
-                    nudged_ms=int(record["nudged_ms"] or 0),
-                    lease_until_ms=int(record["lease_until_ms"] or 0),
-                )
+            for _, _, record in found:
+                pipeline.hget(f"cf:sandbox:{record[3].decode() if record[3] else ''}", "node")
+            nodes = pipeline.execute()
+        return [
+            SentJob(
+                id=job_id,
+                kind=JobKind(kind.decode()),
+                status=Status(status.decode()),
+                node=(node or its_sandboxes).decode() if node or its_sandboxes else None,
+                sent_ms=sent_ms,
+                lease_until_ms=int(lease_until_ms or 0),
             )
-        return jobs
+            for (job_id, sent_ms, (kind, status, node, _, lease_until_ms)), its_sandboxes in zip(
+                found, nodes, strict=True
+            )
+        ]
 
-    def send(self, job: OpenJob) -> None:
+    def now_ms(self) -> int:
+        """By Redis' clock, which sending and leases go by: machines differ."""
+        with store_errors():
+            seconds, microseconds = self._client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    def send(self, job: SentJob) -> None:
         """Sends a job to its queue again; a nudge too many does no harm."""
         queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
         with store_errors():
-            self._send(args=[job.id, task_name(job.kind), queue, _now_ms()])
+            self._send(args=[job.id, task_name(job.kind), queue])
 
     def send_to_node(self, job: Job, node: str) -> None:
         """Sends a running job to the node that had it."""
         with store_errors():
-            self._send(args=[job.id, task_name(job.kind), node_queue(node), _now_ms()])
+            self._send(args=[job.id, task_name(job.kind), node_queue(node)])
 
-    def is_queue_empty(self, job: OpenJob) -> bool:
+    def is_queue_empty(self, job: SentJob) -> bool:
         """Whether no nudge waits where the job's would."""
         queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
         with store_errors():
@@ -372,7 +384,7 @@ class JobStore:
         with store_errors():
             keys = self._client.scan_iter("cf:jobs:*", count=1000)
             names = {key.decode().removeprefix("cf:jobs:") for key in keys}
-        return sorted(names - {"open"})
+        return sorted(names)
 
 
 class SandboxStore:
@@ -504,7 +516,7 @@ class SandboxStore:
             answer = self._set_env([f"cf:sandbox:{sandbox_id}"], [msgspec.json.encode(env)])
         if not answer:
             raise SandboxNotFound(f"No sandbox {sandbox_id}.")
-        return msgspec.json.decode(answer, type=dict[str, str | None])
+        return _env_decoder.decode(answer)
 
     def activities(self, ids: Sequence[str]) -> list[Activity | None]:
         """Of each sandbox; None where Redis has no record of it."""
@@ -533,7 +545,7 @@ class SandboxStore:
     def send_to_placement(self, sandbox_id: str) -> None:
         """Tells the nodes that a new sandbox waits to be made."""
         with store_errors():
-            self._send(args=[sandbox_id, PLACE_TASK, PLACEMENT_QUEUE, _now_ms()])
+            self._send(args=[sandbox_id, PLACE_TASK, PLACEMENT_QUEUE])
 
     def claim_for_node(self, sandbox_id: str, node: str) -> Sandbox | None:
         """Makes a new sandbox this node's own; None where another node has it, or it is gone."""
@@ -590,12 +602,12 @@ class SandboxStore:
             raise SessionExists(f"The session {session.name!r} exists.")
         if answer[0] == b"full":
             raise TooManyIsolatedSessions(f"The sandbox has {USERS - 1} isolated sessions.")
-        return msgspec.json.decode(answer[1], type=SessionRecord)
+        return _session_decoder.decode(answer[1])
 
     def sessions(self, sandbox_id: str) -> list[SessionRecord]:
         with store_errors():
             records = self._client.hvals(f"cf:sandbox:{sandbox_id}:sessions")
-        return [msgspec.json.decode(record, type=SessionRecord) for record in records]
+        return [_session_decoder.decode(record) for record in records]
 
     def session(self, sandbox_id: str, name: str) -> SessionRecord | None:
         """None for the implicit one. Raises `SessionNotFound`."""
@@ -605,7 +617,7 @@ class SandboxStore:
             record = self._client.hget(f"cf:sandbox:{sandbox_id}:sessions", name)
         if record is None:
             raise SessionNotFound(f"The sandbox has no session {name!r}.")
-        return msgspec.json.decode(record, type=SessionRecord)
+        return _session_decoder.decode(record)
 
     def drop_session(self, sandbox_id: str, name: str) -> None:
         """Raises `SessionNotFound`."""
@@ -621,7 +633,7 @@ class SandboxStore:
     def contexts(self, sandbox_id: str) -> list[ContextRecord]:
         with store_errors():
             records = self._client.hvals(f"cf:sandbox:{sandbox_id}:contexts")
-        return [msgspec.json.decode(record, type=ContextRecord) for record in records]
+        return [_context_decoder.decode(record) for record in records]
 
     def context(self, sandbox_id: str, context_id: str) -> ContextRecord:
         """Raises `ContextNotFound`."""
@@ -629,7 +641,7 @@ class SandboxStore:
             record = self._client.hget(f"cf:sandbox:{sandbox_id}:contexts", context_id)
         if record is None:
             raise ContextNotFound(f"The sandbox has no code context {context_id!r}.")
-        return msgspec.json.decode(record, type=ContextRecord)
+        return _context_decoder.decode(record)
 
     def drop_context(self, sandbox_id: str, context_id: str) -> None:
         """Raises `ContextNotFound`."""
@@ -738,7 +750,7 @@ class NodeStore:
             if not ids:
                 return []
             records = self._client.mget([f"cf:node:{node_id}" for node_id in ids])
-        return [msgspec.json.decode(record, type=NodeRecord) for record in records if record]
+        return [_node_decoder.decode(record) for record in records if record]
 
     def sandboxes_of(self, node_id: str) -> set[str]:
         with store_errors():
@@ -825,7 +837,7 @@ def _job(fields: Fields) -> Job:
         id=fields[b"id"].decode(),
         kind=JobKind(fields[b"kind"].decode()),
         owner=fields[b"owner"].decode(),
-        spec=msgspec.json.decode(fields[b"spec"], type=Spec),
+        spec=_spec_decoder.decode(fields[b"spec"]),
         created_at=fields[b"created_at"].decode(),
         status=Status(fields[b"status"].decode()),
         sandbox_id=text(b"sandbox_id"),
@@ -836,8 +848,8 @@ def _job(fields: Fields) -> Job:
         node=text(b"node"),
         conclusion=Conclusion(conclusion) if conclusion else None,
         exit_code=int(exit_code) if exit_code else None,
-        error=msgspec.json.decode(error, type=JobError) if error else None,
-        steps=msgspec.json.decode(fields[b"steps"], type=list[StepRecord]),
+        error=_error_decoder.decode(error) if error else None,
+        steps=_steps_decoder.decode(fields[b"steps"]),
         cancel=text(b"cancel"),
         started_at=text(b"started_at"),
         completed_at=text(b"completed_at"),
@@ -880,13 +892,13 @@ def _sandbox(fields: Fields) -> Sandbox:
         id=fields[b"id"].decode(),
         name=fields[b"name"].decode(),
         owner=fields[b"owner"].decode(),
-        spec=msgspec.json.decode(fields[b"spec"], type=SandboxSpec),
+        spec=_sandbox_spec_decoder.decode(fields[b"spec"]),
         created_at=fields[b"created_at"].decode(),
         state=SandboxState(fields[b"state"].decode()),
         node=text(b"node"),
         boot_id=text(b"boot_id"),
-        error=msgspec.json.decode(error, type=JobError) if error else None,
-        env=msgspec.json.decode(fields.get(b"env") or b"{}", type=dict[str, str | None]),
+        error=_error_decoder.decode(error) if error else None,
+        env=_env_decoder.decode(fields.get(b"env") or b"{}"),
         idle_timeout_ms=int(fields[b"idle_timeout_ms"]) if fields.get(b"idle_timeout_ms") else None,
         expires_at=text(b"expires_at"),
     )
@@ -896,5 +908,5 @@ def _seat(kind: JobKind, record: bytes) -> SessionRecord | ContextRecord | None:
     if not record:
         return None
     if kind is JobKind.CODE:
-        return msgspec.json.decode(record, type=ContextRecord)
-    return msgspec.json.decode(record, type=SessionRecord)
+        return _context_decoder.decode(record)
+    return _session_decoder.decode(record)

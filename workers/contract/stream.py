@@ -136,7 +136,7 @@ class EventStream:
         keys = [
             f"cf:job:{writer.job_id}",
             events_key(writer.job_id),
-            "cf:jobs:open",
+            "cf:sent-jobs",
             f"cf:line:{writer.line or writer.job_id}",
             f"cf:sandbox:{writer.sandbox_id}:jobs",
         ]
@@ -383,8 +383,9 @@ def follow(
                 if event.is_terminal:
                     return
             read_again = len(page) == PAGE_EVENTS
-            if not page and last == after and stream.is_over(of):
-                # The end came between the two looks, or the stream is gone.
+            if not page and stream.is_over(of):
+                # The end came between the two looks, or the stream is gone. It raises where all
+                # is gone: a Redis that was emptied tells nobody, and no reader is to wait for ever.
                 if not stream.read(of, last, 1):
                     raise EventsExpired(f"The events of {of} are no longer kept.")
                 read_again = True

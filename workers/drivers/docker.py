@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,9 @@ RUNTIME_CPU_SHARES = 1024
 CAPABILITIES = ["SETUID", "SETGID", "KILL", "CHOWN"]
 """The runtime's. User code has none."""
 
+ALIVE = ("running", "paused")
+"""The states of a container whose processes are there."""
+
 SHARED_BYTES = 64 * MIB
 """The most that /tmp and /dev/shm hold, each. It counts as user code's memory."""
 
@@ -88,6 +91,7 @@ class DockerDriver:
         self._cgroup_driver: str | None = None
         self._image_environments: dict[str, dict[str, str]] = {}
         self.engine = ""
+        self._deaths_seen_at = 0.0
         self._advice: list[str] = []
         self._why_plain: str | None = None
         """Why volumes are plain directories; empty where they are not, None: not known yet."""
@@ -227,7 +231,7 @@ class DockerDriver:
                 container = self._docker.containers.get(_container_name(sandbox_id))
             except docker.errors.NotFound:
                 return False
-            return bool(container.status in ("running", "paused"))
+            return container.status in ALIVE
 
     def pause(self, sandbox_id: str) -> None:
         with _engine_errors():
@@ -248,13 +252,29 @@ class DockerDriver:
         # After its runtime, which makes groups in it.
         self._cgroups.remove(sandbox_id)
 
-    def sandboxes(self) -> set[str]:
+    def sandboxes(self) -> Mapping[str, bool]:
         with _engine_errors():
             containers = self._docker.api.containers(
                 all=True, filters={"label": f"coldframe.owner={self._owner}"}
             )
-        there = {container["Labels"]["coldframe.sandbox"] for container in containers}
-        return there | self._cgroups.sandboxes()
+        there = dict.fromkeys(self._cgroups.sandboxes(), False)
+        for container in containers:
+            there[container["Labels"]["coldframe.sandbox"]] = container["State"] in ALIVE
+        return there
+
+    def wait_for_death(self, timeout_s: float) -> None:
+        now = time.time()
+        since, self._deaths_seen_at = self._deaths_seen_at or now, now
+        with _engine_errors():
+            deaths = self._docker.api.events(
+                since=int(since),
+                until=int(now + timeout_s),
+                filters={"event": "die", "label": f"coldframe.owner={self._owner}"},
+            )
+            try:
+                next(deaths, None)
+            finally:
+                deaths.close()
 
     def leave(self) -> None:
         """Removes what all sandboxes of the node shared."""

@@ -8,7 +8,7 @@ DriverFault
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -123,8 +123,17 @@ class Driver(Protocol):
     def remove(self, sandbox_id: str) -> None:
         """Ends all that runs in a sandbox and removes what `create` made; fine where it is gone."""
 
-    def sandboxes(self) -> set[str]:
-        """Ids of all sandboxes that exist on this node. Raises `DriverUnavailable`."""
+    def sandboxes(self) -> Mapping[str, bool]:
+        """All sandboxes that exist on this node, by id: whether each is alive.
+
+        Raises `DriverUnavailable`.
+        """
+
+    def wait_for_death(self, timeout_s: float) -> None:
+        """Returns when a sandbox may have died, at the latest after `timeout_s`.
+
+        Also of one that died since the last call. Raises `DriverUnavailable`.
+        """
 
     def leave(self) -> None:
         """Removes what the node's sandboxes shared, once there are none."""

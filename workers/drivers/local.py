@@ -13,6 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
@@ -46,6 +48,7 @@ USER_ID = 1000
 CGROUP_MOUNT = "/cg"
 PID_FILE = "bubblewrap.json"
 END_TIMEOUT_S = 10.0
+LOOK_S = 2.0
 CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_CHOWN")
 SYSTEM_DIRECTORIES = ("/usr", "/etc", "/opt")
 SYSTEM_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64")
@@ -145,11 +148,14 @@ class LocalDriver:
             child.wait(timeout=END_TIMEOUT_S)
         self._cgroups.remove(sandbox_id)
 
-    def sandboxes(self) -> set[str]:
-        there = self._cgroups.sandboxes()
+    def sandboxes(self) -> Mapping[str, bool]:
+        there = dict.fromkeys(self._cgroups.sandboxes(), False)
         if self._root.is_dir():
-            there |= {path.name for path in self._root.iterdir() if self.is_alive(path.name)}
+            there |= {path.name: True for path in self._root.iterdir() if self.is_alive(path.name)}
         return there
+
+    def wait_for_death(self, timeout_s: float) -> None:
+        time.sleep(min(timeout_s, LOOK_S))  # Nobody tells; looking costs little.
 
     def leave(self) -> None:
         self._cgroups.leave()

@@ -1,7 +1,7 @@
 -- Adds events to a job's stream: the only writer of events there is. The end of a job moves its
 -- line, and sends the next one.
 --
--- KEYS 1 job record, 2 event stream, 3 open jobs, 4 the job's line, 5 the sandbox's open jobs
+-- KEYS 1 job record, 2 event stream, 3 sent jobs, 4 the job's line, 5 the sandbox's open jobs
 -- ARGV 1 fence of the writer; '' where it does not hold the job and takes it over to close it
 --      2 status that the job must have; '' for any
 --      3 execution that the events belong to
@@ -54,6 +54,6 @@ redis.call('LREM', KEYS[4], 0, ARGV[6])
 local next_id = was_head and redis.call('LINDEX', KEYS[4], 0)
 if next_id then
   local next_job = redis.call('HMGET', 'cf:job:' .. next_id, 'task', 'queue')
-  if next_job[1] then nudge(next_id, next_job[1], next_job[2]) end
+  if next_job[1] then send_job(next_id, next_job[1], next_job[2]) end
 end
 return {'ok', last_n}

@@ -4,7 +4,7 @@
 -- only by its own node, to take over: one worker serves a node, and it asks for no job that it holds.
 --
 -- KEYS 1 job record
--- ARGV 1 node, 2 lease until, in ms, 3 now as text, 4 job id
+-- ARGV 1 node, 2 lease in ms, 3 now as text, 4 job id
 -- Returns {'claimed', fields of the job, fields of its sandbox, its session or context as JSON}
 --      or {'lost', why}
 
@@ -21,7 +21,7 @@ elseif record[2] ~= ARGV[1] then
   return {'lost', 'another node has it'}
 end
 redis.call('HINCRBY', KEYS[1], 'fence', 1)
-redis.call('HSET', KEYS[1], 'lease_until_ms', ARGV[2])
+redis.call('HSET', KEYS[1], 'lease_until_ms', now_ms() + ARGV[2])
 
 local sandbox, seat = {}, ''
 if record[3] and record[3] ~= '' then

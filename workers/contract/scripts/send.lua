@@ -1,7 +1,9 @@
--- Sends a job again, or a new sandbox. ARGV 1 id, 2 Celery task, 3 queue, 4 now in ms.
+-- Sends a job again, unless it has ended, or a new sandbox. ARGV 1 id, 2 Celery task, 3 queue.
 
-nudge(ARGV[1], ARGV[2], ARGV[3])
-if redis.call('EXISTS', 'cf:job:' .. ARGV[1]) == 1 then
-  redis.call('HSET', 'cf:job:' .. ARGV[1], 'nudged_ms', ARGV[4])
+local status = redis.call('HGET', 'cf:job:' .. ARGV[1], 'status')
+if not status then
+  nudge(ARGV[1], ARGV[2], ARGV[3])
+elseif status ~= 'completed' then
+  send_job(ARGV[1], ARGV[2], ARGV[3])
 end
 return 1

@@ -1,14 +1,14 @@
 -- Accepts a job: its record, its place in the line, its idempotency key, its nudge; all or nothing.
 --
--- KEYS 1 job record, 2 the job's line ('' for none), 3 open jobs, 4 the owner's jobs,
---      5 sandbox record ('' for a build), 6 the sandbox's open jobs, 7 idempotency key ('' for none)
+-- KEYS 1 job record, 2 the job's line ('' for none), 3 the owner's jobs,
+--      4 sandbox record ('' for a build), 5 the sandbox's open jobs, 6 idempotency key ('' for none)
 -- ARGV 1 job id, 2 now in ms, 3 most jobs in a line, 4 digest of the request, 5 key's life in s,
 --      6 Celery task, 7… fields of the record
 -- Returns {'accepted'}
 --      or {'repeated', id of the first} {'conflict'} {'sandbox', state} {'full'}
 
-if KEYS[7] ~= '' then
-  local first = redis.call('HMGET', KEYS[7], 'job', 'digest')
+if KEYS[6] ~= '' then
+  local first = redis.call('HMGET', KEYS[6], 'job', 'digest')
   if first[1] == ARGV[1] then return {'accepted'} end
   if first[1] then
     if first[2] ~= ARGV[4] then return {'conflict'} end
@@ -18,29 +18,28 @@ end
 -- The client asks again where an answer was lost; the job may even have run meanwhile.
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'accepted'} end
 local queue = 'placement'
-if KEYS[5] ~= '' then
-  local sandbox = redis.call('HMGET', KEYS[5], 'state', 'node')
+if KEYS[4] ~= '' then
+  local sandbox = redis.call('HMGET', KEYS[4], 'state', 'node')
   if sandbox[1] ~= 'running' then return {'sandbox', sandbox[1] or 'removed'} end
   queue = 'node.' .. sandbox[2]
-  redis.call('SADD', KEYS[6], ARGV[1])
-  redis.call('HINCRBY', KEYS[5], 'used', 1)
+  redis.call('SADD', KEYS[5], ARGV[1])
+  redis.call('HINCRBY', KEYS[4], 'used', 1)
 end
 local is_head = true
 if KEYS[2] ~= '' then
   if redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[3]) then
-    redis.call('SREM', KEYS[6], ARGV[1])
+    redis.call('SREM', KEYS[5], ARGV[1])
     return {'full'}
   end
   is_head = redis.call('RPUSH', KEYS[2], ARGV[1]) == 1
 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 7))
-redis.call('HSET', KEYS[1], 'status', 'queued', 'attempt', 1, 'fence', 0, 'nudged_ms', ARGV[2],
-  'task', ARGV[6], 'queue', queue)
+redis.call('HSET', KEYS[1], 'status', 'queued', 'attempt', 1, 'fence', 0, 'task', ARGV[6],
+  'queue', queue)
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
-redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
-if KEYS[7] ~= '' then
-  redis.call('HSET', KEYS[7], 'job', ARGV[1], 'digest', ARGV[4])
-  redis.call('EXPIRE', KEYS[7], ARGV[5])
+if KEYS[6] ~= '' then
+  redis.call('HSET', KEYS[6], 'job', ARGV[1], 'digest', ARGV[4])
+  redis.call('EXPIRE', KEYS[6], ARGV[5])
 end
-if is_head then nudge(ARGV[1], ARGV[6], queue) end
+if is_head then send_job(ARGV[1], ARGV[6], queue) end
 return {'accepted'}
