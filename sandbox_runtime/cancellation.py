@@ -13,7 +13,10 @@ TIMED_OUT = "timed_out"
 _SENTENCES = {
     "cancelled": ("It was cancelled.", ""),
     TIMED_OUT: ("It ran longer than it may.", "Allow it more time, or do less at once."),
-    "sandbox_removed": ("Its sandbox was removed.", "Create the sandbox again, and start anew."),
+    "sandbox_lost": (
+        "The sandbox was ended from outside, as by an engine that stops.",
+        "The next call on its name makes a new one.",
+    ),
     "superseded": ("It was replaced by a later one.", ""),
 }
 

@@ -145,7 +145,7 @@ class Executions:
     async def close(self) -> None:
         """Cuts off all that runs, and returns when each has told its end."""
         for execution in self._executions.values():
-            execution.cancellation.set(CancelReason.SANDBOX_REMOVED)
+            execution.cancellation.set(CancelReason.SANDBOX_LOST)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=CLOSE_TIMEOUT_S)
 

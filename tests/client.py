@@ -132,3 +132,11 @@ def wait_for(condition: Callable[[], object], what: str, deadline_s: float = 30.
     while not condition():
         assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
         time.sleep(0.02)
+
+
+def is_ready(api: Client) -> bool:
+    """Also of a platform whose web server is yet to listen."""
+    try:
+        return api.http.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tarfile
 import time
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import docker
 import docker.errors
-import requests
 
 from container.engine import forget_dead_containerd
 
@@ -87,7 +87,7 @@ class Engine:
         if self._process is None:
             self.start()
         client = self.client()
-        for container in client.containers.list(all=True):
+        for container in client.containers.list(all=True, ignore_removed=True):
             with suppress(docker.errors.APIError):
                 container.remove(force=True, v=True)
         client.close()
@@ -115,14 +115,13 @@ class Engine:
             client.close()
 
     def _answers(self) -> bool:
-        try:
-            client = self.client()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             try:
-                return bool(client.ping())
-            finally:
-                client.close()
-        except (docker.errors.DockerException, requests.exceptions.RequestException):
-            return False
+                probe.connect(self.host.removeprefix("unix://"))
+                probe.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+                return b" 200 OK" in probe.recv(4096)
+            except OSError:
+                return False
 
     def _end(self, sign: signal.Signals) -> None:
         if self._process is not None:

@@ -135,7 +135,7 @@ class CancelReason(StrEnum):
     """Why an execution is ended early; it becomes the code of its `error` event."""
 
     CANCELLED = "cancelled"
-    SANDBOX_REMOVED = "sandbox_removed"
+    SANDBOX_LOST = "sandbox_lost"
     SUPERSEDED = "superseded"
 
 

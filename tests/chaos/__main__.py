@@ -18,14 +18,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import redis
 
 from tests.chaos import leftovers
 from tests.chaos.faults import Faults
 from tests.chaos.ledger import Books
 from tests.chaos.load import Load
-from tests.client import Client, wait_for
+from tests.client import Client, is_ready, wait_for
 from tests.engine import Engine
 from tests.platform import Platform
 from workers.contract.store import PoolStore
@@ -57,8 +56,9 @@ class Run:
         try:
             self._platform.up_with_image(self._engine.load_small_image())
             api = self._platform.client()
-            wait_for(lambda: _is_ready(api), "the platform is ready", 60)
-            return self._rounds(api, count)
+            with api.http:
+                wait_for(lambda: is_ready(api), "the platform is ready", 60)
+                return self._rounds(api, count)
         finally:
             try:
                 self._platform.down()
@@ -99,7 +99,7 @@ class Run:
             self._books.fail(str(error))
         finally:
             load.finish(END_DEADLINE_S)
-        wait_for(lambda: _is_ready(api), "the platform is ready", 60)
+        wait_for(lambda: is_ready(api), "the platform is ready", 60)
         wrong = list(self._check(api))
         for box in BOXES:
             api.remove(box)
@@ -172,13 +172,6 @@ def main() -> int:
         return 1
     shutil.rmtree(directory)
     return 0
-
-
-def _is_ready(api: Client) -> bool:
-    try:
-        return api.http.get("/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 if __name__ == "__main__":

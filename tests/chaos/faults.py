@@ -68,7 +68,9 @@ class Faults:
     def _kill_in_sandbox(self, kill: Callable[[Any], None]) -> None:
         client = self._engine.client()
         try:
-            containers = client.containers.list(filters={"label": "coldframe.sandbox"})
+            containers = client.containers.list(
+                filters={"label": "coldframe.sandbox"}, ignore_removed=True
+            )
             if not containers:
                 return
             container = self._rng.choice(sorted(containers, key=lambda one: str(one.name)))

@@ -18,7 +18,9 @@ def of_sandboxes(state_dir: Path, engine: Engine) -> Iterator[str]:
     owner = owner_of(state_dir, NODE)
     client = engine.client()
     label = f"coldframe.owner={owner}"
-    for container in client.containers.list(all=True, filters={"label": label}):
+    for container in client.containers.list(
+        all=True, filters={"label": label}, ignore_removed=True
+    ):
         yield f"container {container.name} ({container.status})"
     client.close()
     sandboxes = state_dir / "sandboxes"

@@ -806,7 +806,7 @@ def test_a_runtime_that_is_told_to_end_tells_its_readers_and_leaves_nothing() ->
             wait_until((runtime.workspace / "begun").exists)
             os.kill(runtime.pid, signal.SIGTERM)
 
-            assert running.result().error.code == "sandbox_removed"
+            assert running.result().error.code == "sandbox_lost"
         wait_until(lambda: not is_alive(str(runtime.pid)))
     assert not is_alive(pid)
 

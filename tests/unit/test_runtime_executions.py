@@ -150,7 +150,7 @@ def test_closing_ends_all_and_returns_when_each_has_told() -> None:
         assert all(execution.journal.ended for execution in running)
         return [end.code for e in running for end in await events(e) if isinstance(end, Error)]
 
-    assert asyncio.run(scenario()) == ["sandbox_removed"] * 3
+    assert asyncio.run(scenario()) == ["sandbox_lost"] * 3
 
 
 def test_ids_of_what_was_acknowledged_are_remembered_up_to_a_bound() -> None:
