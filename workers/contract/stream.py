@@ -333,6 +333,9 @@ class Hub:
             for readers in self._subscriptions.values():
                 for reader in readers:
                     reader.miss()
+                    # So that it reads once more when the new subscription stands, also where the
+                    # lost one was never confirmed.
+                    reader.confirmed.set()
 
     def _listen(self, connection: RedisConnection) -> None:
         while self._subscriptions and not self._stopped:
