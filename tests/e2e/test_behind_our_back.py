@@ -14,7 +14,7 @@ import docker.errors
 import pytest
 import redis
 
-from tests.client import Client, check_stream, stdout_of, wait_for
+from tests.client import Client, check_stream, is_ready, stdout_of, wait_for
 from tests.conftest import DRIVER
 from tests.platform import Platform
 
@@ -155,3 +155,4 @@ def test_a_redis_that_was_emptied_costs_the_open_jobs_and_no_sandbox(
     result = api.exec(box, "cat /workspace/file; echo $variable; pgrep -c sleep")
     assert result["stdout"] == "kept\nkept\n0\n"
     assert stdout_of(api.follow_to_the_end(api.start_exec(box, "echo works"))) == "works\n"
+    wait_for(lambda: is_ready(api), "the node has told of itself again")
