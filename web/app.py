@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 import redis
@@ -35,6 +34,7 @@ from web.operations import Operation, json_answer, register
 from web.placement import Placement
 from web.readers import Readers
 from web.settings import Settings
+from workers.contract.clock import timestamp
 from workers.contract.connection import RedisClient, connect
 from workers.contract.errors import Fault
 from workers.contract.jobs import new_id
@@ -155,11 +155,6 @@ def close_app(app: Flask) -> None:
     """Ends what `create_app` began, in reverse order."""
     for close in reversed(app.extensions[_CLOSING]):
         close()
-
-
-def timestamp() -> str:
-    """RFC 3339, UTC, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def configure_logs() -> None:

@@ -16,7 +16,7 @@ import structlog
 from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Error
-from workers.clock import timestamp
+from workers.contract.clock import timestamp
 from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailable
 from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of, new_id
 from workers.contract.sandbox_events import SandboxEventType

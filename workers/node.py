@@ -13,7 +13,7 @@ import structlog
 
 from sandbox_runtime.protocol.requests import CancelReason
 from workers import recovery, self_test
-from workers.clock import timestamp
+from workers.contract.clock import timestamp
 from workers.contract.connection import connect
 from workers.contract.errors import Fault, StoreUnavailable
 from workers.contract.jobs import new_id

@@ -24,7 +24,7 @@ from sandbox_runtime.protocol.errors import (
 from sandbox_runtime.protocol.events import Complete, Error, Numbered, RuntimeEvent
 from sandbox_runtime.protocol.requests import CancelReason, ExecutionRequest
 from workers.acknowledger import Acknowledger
-from workers.clock import timestamp
+from workers.contract.clock import timestamp
 from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.events import JobEvent
 from workers.contract.jobs import StepRecord

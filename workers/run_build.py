@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import msgspec
 import structlog
@@ -28,7 +28,7 @@ from sandbox_runtime.protocol.events import (
     conclusion_of,
 )
 from sandbox_runtime.protocol.requests import CheckoutRequest, ExecRequest, ExecutionRequest
-from workers.clock import timestamp
+from workers.contract.clock import later, timestamp
 from workers.contract.events import JobEvent, Step
 from workers.contract.jobs import BuildSpec, BuildStep, StepRecord, StepStatus
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
@@ -127,7 +127,7 @@ class BuildRunner:
             name=f"build-{job.id}",
             owner=job.owner,
             created_at=timestamp(),
-            expires_at=_in_ms(build.spec.timeout_ms + SANDBOX_MARGIN_MS),
+            expires_at=later(timestamp(), build.spec.timeout_ms + SANDBOX_MARGIN_MS),
             spec=SandboxSpec(
                 image=asked.image,
                 network=Network(asked.network) if asked.network else self._default_network,
@@ -334,11 +334,6 @@ class Build:
 def _seconds_since(started_at: str) -> float:
     started = datetime.fromisoformat(started_at)
     return max(0.0, (datetime.now(started.tzinfo) - started).total_seconds())
-
-
-def _in_ms(duration_ms: int) -> str:
-    moment = datetime.now(UTC) + timedelta(milliseconds=duration_ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _steps_at_first(spec: BuildSpec) -> list[StepRecord]:

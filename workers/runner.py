@@ -10,7 +10,7 @@ import structlog
 
 from sandbox_runtime.protocol.events import Error, RuntimeEvent, Start
 from sandbox_runtime.protocol.requests import CancelReason, ExecutionRequest
-from workers.clock import timestamp
+from workers.contract.clock import timestamp
 from workers.contract.jobs import BuildSpec, CodeSpec, ExecSpec, Job
 from workers.contract.sandboxes import ContextRecord, SessionRecord
 from workers.contract.store import Claim, JobStore

@@ -15,7 +15,7 @@ from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.events import Stdout
 from sandbox_runtime.protocol.requests import ExecRequest
-from workers.clock import timestamp
+from workers.contract.clock import timestamp
 from workers.contract.jobs import new_id
 from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.drivers.driver import CreateFailed, Driver, DriverUnavailable, Promise

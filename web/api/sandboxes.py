@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
 
 import msgspec
 from flask import Response
@@ -26,6 +25,7 @@ from web.schemas import (
     SandboxView,
     sandbox_view,
 )
+from workers.contract.clock import later
 from workers.contract.errors import SandboxExists
 from workers.contract.jobs import new_id
 from workers.contract.sandboxes import Sandbox
@@ -178,12 +178,6 @@ class SandboxRoutes:
                 f"The sandbox {name} is there and differs in {', '.join(differences)}."
             )
         return json_answer(sandbox_view(sandbox), 201 if created else 200)
-
-
-def later(now: str, by_ms: int) -> str:
-    """A time, as text, that lies so much after another."""
-    moment = datetime.fromisoformat(now) + timedelta(milliseconds=by_ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _matches(sandbox: Sandbox, query: SandboxesQuery) -> bool:

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -38,6 +37,7 @@ import msgspec
 
 from sandbox_runtime.protocol.events import Conclusion
 from sandbox_runtime.protocol.requests import USERS
+from workers.contract.clock import timestamp
 from workers.contract.connection import RedisClient, load_script, store_errors
 from workers.contract.errors import (
     ContextNotFound,
@@ -786,10 +786,9 @@ def _event(
     reason: str = "",
     error: JobError | None = None,
 ) -> bytes:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     event = SandboxEvent(
         type=kind,
-        timestamp=now,
+        timestamp=timestamp(),
         sandbox=sandbox.name,
         sandbox_id=sandbox.id,
         reason=reason,
