@@ -25,6 +25,7 @@ from workers.contract.queue import (
     StartSandbox,
     StopSandbox,
 )
+from workers.contract.sandbox_events import REQUESTED
 from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxState
 from workers.contract.store import THERE, NodeStore, SandboxStore
 
@@ -96,7 +97,7 @@ class Placement:
         One that is stopped is started. Raises `NoNode`, `ImageNotFound`, `SandboxFailed`,
         `SandboxStarting`.
         """
-        deadline = self._monotonic() + self._create_limit_s
+        deadline = self._create_deadline()
         while True:
             found = self.find(wanted.owner, wanted.name)
             created = False
@@ -119,11 +120,23 @@ class Placement:
 
     def start(self, sandbox: Sandbox) -> Sandbox:
         """Starts what is stopped; fine where it runs. Raises as `find_or_make`."""
-        return self._within_limit(sandbox, self._started)
+        if sandbox.state is SandboxState.RUNNING:
+            return sandbox
+        deadline = self._create_deadline()
+        if sandbox.state is SandboxState.STOPPED:
+            self._send(sandbox, StartSandbox(sandbox.id), SandboxState.CREATING)
+        elif sandbox.state is not SandboxState.CREATING:
+            raise SandboxNotRunning(sandbox.name, sandbox.state)
+        return self._made(sandbox, deadline)
 
     def stop(self, sandbox: Sandbox) -> Sandbox:
         """Ends what runs in it; fine where it is stopped. Raises `SandboxNotRunning`, `NoNode`."""
-        return self._within_limit(sandbox, self._stopped)
+        deadline = self._create_deadline()
+        if sandbox.state in (SandboxState.RUNNING, SandboxState.PAUSED):
+            self._send(sandbox, StopSandbox(sandbox.id), SandboxState.STOPPING)
+        elif sandbox.state not in (SandboxState.STOPPING, SandboxState.STOPPED):
+            raise SandboxNotRunning(sandbox.name, sandbox.state)
+        return self._wait(sandbox, deadline, SandboxState.STOPPED, SandboxState.FAILED)
 
     def pause(self, sandbox: Sandbox) -> Sandbox:
         """Fine where it is paused. Raises `UnsupportedByDriver`, `SandboxNotRunning`, `NoNode`."""
@@ -161,7 +174,7 @@ class Placement:
             sandbox,
             to=SandboxState.REMOVING,
             since=THERE,
-            reason="requested",
+            reason=REQUESTED,
         )
         node = self._node_of(sandbox)
         if node is not None:
@@ -192,38 +205,18 @@ class Placement:
             raise SandboxFailed(f"The sandbox {sandbox.name} could not be started: {message}")
         return made
 
-    def _started(self, sandbox: Sandbox, deadline: float) -> Sandbox:
-        if sandbox.state is SandboxState.RUNNING:
-            return sandbox
-        if sandbox.state is SandboxState.STOPPED:
-            self._send(sandbox, StartSandbox(sandbox.id), SandboxState.CREATING)
-        elif sandbox.state is not SandboxState.CREATING:
-            raise _wrong_state(sandbox)
-        return self._made(sandbox, deadline)
-
-    def _stopped(self, sandbox: Sandbox, deadline: float) -> Sandbox:
-        if sandbox.state in (SandboxState.RUNNING, SandboxState.PAUSED):
-            self._send(sandbox, StopSandbox(sandbox.id), SandboxState.STOPPING)
-        elif sandbox.state not in (SandboxState.STOPPING, SandboxState.STOPPED):
-            raise _wrong_state(sandbox)
-        return self._wait(sandbox, deadline, SandboxState.STOPPED, SandboxState.FAILED)
-
     def _switch(
         self, sandbox: Sandbox, message: ControlMessage, since: SandboxState, to: SandboxState
     ) -> Sandbox:
-        def switched(sandbox: Sandbox, deadline: float) -> Sandbox:
-            if sandbox.state is since:
-                self._send(sandbox, message)
-            elif sandbox.state is not to:
-                raise _wrong_state(sandbox)
-            return self._wait(sandbox, deadline, to, SandboxState.FAILED)
+        deadline = self._create_deadline()
+        if sandbox.state is since:
+            self._send(sandbox, message)
+        elif sandbox.state is not to:
+            raise SandboxNotRunning(sandbox.name, sandbox.state)
+        return self._wait(sandbox, deadline, to, SandboxState.FAILED)
 
-        return self._within_limit(sandbox, switched)
-
-    def _within_limit(
-        self, sandbox: Sandbox, change: Callable[[Sandbox, float], Sandbox]
-    ) -> Sandbox:
-        return change(sandbox, self._monotonic() + self._create_limit_s)
+    def _create_deadline(self) -> float:
+        return self._monotonic() + self._create_limit_s
 
     def _send(
         self, sandbox: Sandbox, message: ControlMessage, to: SandboxState | None = None
@@ -232,7 +225,7 @@ class Placement:
         if not any(node.id == sandbox.node and node.ready for node in self._nodes.all()):
             raise NoNode(f"The node {sandbox.node} of the sandbox {sandbox.name} is not ready.")
         if to is None or self._sandboxes.move(
-            sandbox, to=to, since=(sandbox.state,), reason="requested"
+            sandbox, to=to, since=(sandbox.state,), reason=REQUESTED
         ):
             self._control.send(sandbox.node or "", message)
 
@@ -268,7 +261,3 @@ class Placement:
             return self._sandboxes.get(sandbox.id).node
         except SandboxNotFound:
             return None
-
-
-def _wrong_state(sandbox: Sandbox) -> SandboxNotRunning:
-    return SandboxNotRunning(f"The sandbox {sandbox.name} is {sandbox.state.value}.")

@@ -19,7 +19,7 @@ from sandbox_runtime.protocol.events import Error
 from workers.contract.clock import timestamp
 from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailable
 from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of, new_id
-from workers.contract.sandbox_events import SandboxEventType
+from workers.contract.sandbox_events import REQUESTED, SandboxEventType
 from workers.contract.sandboxes import (
     DEFAULT_CONTEXT_PREFIX,
     Sandbox,
@@ -37,9 +37,6 @@ from workers.sandbox_directory import SandboxState as SavedState
 
 START_DEADLINE_S = 30.0
 FIRST_PING_S = 0.005
-REQUESTED = "requested"
-"""Why a sandbox was stopped or removed: somebody asked for it."""
-
 CLOSE = "close"
 """The execution that the terminal event of a job closed from outside is counted in."""
 

@@ -40,6 +40,7 @@ from workers.contract.queue import (
     PauseSandbox,
     RemoveSandbox,
     ResumeSandbox,
+    SandboxMessage,
     StartSandbox,
     StopSandbox,
     node_queue,
@@ -147,8 +148,9 @@ class FakeNode:
     def _hear(self) -> None:
         for message in self.control.receive(NODE, 0.1):
             self.told.append(message)
-            if change := CHANGES.get(type(message)):
-                sandbox = self.sandboxes.get(message.sandbox_id)  # type: ignore[union-attr]
+            change = CHANGES.get(type(message))
+            if change is not None and isinstance(message, SandboxMessage):
+                sandbox = self.sandboxes.get(message.sandbox_id)
                 since, to = change
                 self.sandboxes.move(sandbox, to=to, since=(since,), node=NODE)
 

@@ -93,4 +93,4 @@ class SessionRoutes:
 def check_running(sandbox: Sandbox) -> None:
     """Raises `SandboxNotRunning`: what is written to a record that ends would be lost."""
     if sandbox.state is not SandboxState.RUNNING:
-        raise SandboxNotRunning(f"The sandbox {sandbox.name} is {sandbox.state.value}.")
+        raise SandboxNotRunning(sandbox.name, sandbox.state)

@@ -83,6 +83,9 @@ class SandboxNotRunning(Fault):
     code = "sandbox_not_running"
     hint = "Look at its state with GET /v1/sandboxes/{name}."
 
+    def __init__(self, name: str | None, state: str) -> None:
+        super().__init__(f"The sandbox {name} is {state}.")
+
 
 class SandboxPaused(Fault):
     """The sandbox is frozen until it is resumed."""

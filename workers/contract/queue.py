@@ -24,71 +24,55 @@ CONTROL_LIMIT = 10_000
 """Messages that a node which is away may have waiting; what they say is in the records too."""
 
 
-class CancelJob(msgspec.Struct, frozen=True, rename="camel", tag="cancel_job", tag_field="type"):
+class _Message(msgspec.Struct, frozen=True, rename="camel", tag_field="type"):
+    pass
+
+
+class SandboxMessage(_Message, frozen=True):
+    """What concerns one sandbox; its record says the rest."""
+
+    sandbox_id: str
+
+
+class CancelJob(_Message, frozen=True, tag="cancel_job"):
     """End this job if it runs here; its record says why."""
 
     job_id: str
 
 
-class RemoveSandbox(
-    msgspec.Struct, frozen=True, rename="camel", tag="remove_sandbox", tag_field="type"
-):
+class RemoveSandbox(SandboxMessage, frozen=True, tag="remove_sandbox"):
     """End its jobs, remove it; its record is in state `removing`."""
 
-    sandbox_id: str
 
-
-class ClaimSandbox(
-    msgspec.Struct, frozen=True, rename="camel", tag="claim_sandbox", tag_field="type"
-):
+class ClaimSandbox(SandboxMessage, frozen=True, tag="claim_sandbox"):
     """One of the pool has an owner now; its record says which."""
 
-    sandbox_id: str
 
-
-class StopSandbox(
-    msgspec.Struct, frozen=True, rename="camel", tag="stop_sandbox", tag_field="type"
-):
+class StopSandbox(SandboxMessage, frozen=True, tag="stop_sandbox"):
     """End its jobs and its container; its record is in state `stopping`."""
 
-    sandbox_id: str
 
-
-class StartSandbox(
-    msgspec.Struct, frozen=True, rename="camel", tag="start_sandbox", tag_field="type"
-):
+class StartSandbox(SandboxMessage, frozen=True, tag="start_sandbox"):
     """Start what was stopped; its record is in state `creating`."""
 
-    sandbox_id: str
 
-
-class PauseSandbox(
-    msgspec.Struct, frozen=True, rename="camel", tag="pause_sandbox", tag_field="type"
-):
+class PauseSandbox(SandboxMessage, frozen=True, tag="pause_sandbox"):
     """Freeze all that runs in it."""
 
-    sandbox_id: str
 
-
-class ResumeSandbox(
-    msgspec.Struct, frozen=True, rename="camel", tag="resume_sandbox", tag_field="type"
-):
+class ResumeSandbox(SandboxMessage, frozen=True, tag="resume_sandbox"):
     """Let what was frozen go on."""
 
-    sandbox_id: str
 
-
-class EndSession(msgspec.Struct, frozen=True, rename="camel", tag="end_session", tag_field="type"):
+class EndSession(SandboxMessage, frozen=True, tag="end_session"):
     """End a session's shell and all that it left running."""
 
-    sandbox_id: str
     name: str
 
 
-class EndContext(msgspec.Struct, frozen=True, rename="camel", tag="end_context", tag_field="type"):
+class EndContext(SandboxMessage, frozen=True, tag="end_context"):
     """End a code context's kernel."""
 
-    sandbox_id: str
     context_id: str
 
 

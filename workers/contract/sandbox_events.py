@@ -12,6 +12,9 @@ import msgspec
 from workers.contract.jobs import JobError
 from workers.contract.sandboxes import SandboxState
 
+REQUESTED = "requested"
+"""The reason of what somebody asked for; a node's own are in `reaper.py`."""
+
 
 class SandboxEventType(StrEnum):
     """What happened."""

@@ -225,8 +225,7 @@ class JobStore:
             case b"full":
                 raise LineFull(f"{MAX_LINE_JOBS} jobs wait in this session already.")
             case _:
-                state = answer[1].decode()
-                raise SandboxNotRunning(f"The sandbox {job.sandbox} is {state}.")
+                raise SandboxNotRunning(job.sandbox, answer[1].decode())
 
     def get(self, job_id: str) -> Job:
         """Raises `JobNotFound`."""
@@ -498,8 +497,6 @@ class SandboxStore:
             fields += ["idle_timeout_ms", str(idle_timeout_ms)]
         if expires_at is not None:
             fields += ["expires_at", expires_at]
-        with store_errors():
-            self._client.hincrby(f"cf:sandbox:{sandbox.id}", "used", 1)
         kind = SandboxEventType.RENEWED
         return self._change(sandbox, THERE, "", kind, _event(sandbox, kind), fields)
 
