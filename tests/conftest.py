@@ -44,19 +44,14 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     # Short: sockets lie in it.
-    platform = Platform(tmp_path_factory.mktemp("p") / "s", DRIVER)
-    try:
-        platform.up()
+    with Platform.running(tmp_path_factory.mktemp("p") / "s", DRIVER) as platform:
         yield platform
-    finally:
-        platform.down()
 
 
 @pytest.fixture(scope="session")
 def api(platform: Platform) -> Iterator[Client]:
-    client = platform.client()
-    yield client
-    client.http.close()
+    with platform.connected() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +36,17 @@ class Platform:
         self._started_at = datetime.now(UTC)
         self._stack = Stack(StackSettings.from_env(environ), progress=print, inherited=environ)
 
+    @classmethod
+    @contextmanager
+    def running(cls, state_dir: Path, driver: str, **variables: str) -> Iterator[Platform]:
+        """One that is up within the block; what it left behind is an error."""
+        platform = cls(state_dir, driver, **variables)
+        try:
+            platform.up()
+            yield platform
+        finally:
+            platform.down()
+
     def up(self) -> None:
         self._stack.up()
 
@@ -51,6 +64,12 @@ class Platform:
     def client(self) -> Client:
         access = self._stack.client_env
         return Client(access.url, access.api_key)
+
+    @contextmanager
+    def connected(self) -> Iterator[Client]:
+        client = self.client()
+        with client.http:
+            yield client
 
     @property
     def redis_url(self) -> str:

@@ -121,7 +121,6 @@ class Run:
                 sandbox_id = client.hget(f"cf:job:{job.id}", "sandbox_id")
                 # A build's has the build's own id.
                 sandbox_of[job.id] = str(sandbox_id or job.id)
-            sent_jobs = client.zcard("cf:sent-jobs")
         for box in BOXES:
             answer = api.http.get(f"/v1/sandboxes/{box}")
             if answer.status_code == 200:
@@ -131,19 +130,19 @@ class Run:
             job.id: api.follow_to_the_end(job.id) for job in self._books.accepted if job.ended
         }
         yield from self._books.check(sandbox_of, told_late)
-        if sent_jobs:
-            yield f"{sent_jobs} jobs are counted as sent"
 
     def _what_is_left(self) -> list[str]:
         """First while it runs and cleans up by itself, then after its end."""
         deadline = time.monotonic() + CLEAN_DEADLINE_S
         while True:
-            ready = self._ready_sandboxes()
+            ready, sent_jobs = self._kept_in_redis()
             left = [
                 one
                 for one in leftovers.of_sandboxes(self._platform.state_dir, self._engine)
                 if not any(sandbox_id in one for sandbox_id in ready)
             ]
+            # A reader may know of an end that Redis has forgotten, and is to be told again.
+            left += [f"{job_id}, counted as sent" for job_id in sent_jobs]
             if not left or time.monotonic() > deadline:
                 break
             time.sleep(0.2)
@@ -152,11 +151,12 @@ class Run:
         left += leftovers.of_programs(self._platform.state_dir)
         return [f"left behind: {one}" for one in left]
 
-    def _ready_sandboxes(self) -> set[str]:
-        """Those that the pool keeps for who comes next."""
+    def _kept_in_redis(self) -> tuple[set[str], list[str]]:
+        """Sandboxes that the pool keeps for who comes next; jobs that are counted as sent."""
         with redis.Redis.from_url(self._platform.redis_url) as client:
             store = PoolStore(client)
-            return {one.id for kind in store.kinds() for one in store.list_of(kind)}
+            ready = {one.id for kind in store.kinds() for one in store.list_of(kind)}
+            return ready, [raw.decode() for raw in client.zrange("cf:sent-jobs", 0, -1)]
 
 
 def main() -> int:

@@ -88,21 +88,15 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 @pytest.fixture(scope="module")
 def own_platform(door: Door, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform of its own, whose engine is behind the door."""
-    platform = Platform(
-        tmp_path_factory.mktemp("p") / "s", "docker", DOCKER_HOST=f"unix://{door.path}"
-    )
-    try:
-        platform.up()
+    state_dir = tmp_path_factory.mktemp("p") / "s"
+    with Platform.running(state_dir, "docker", DOCKER_HOST=f"unix://{door.path}") as platform:
         yield platform
-    finally:
-        platform.down()
 
 
 @pytest.fixture(scope="module")
 def behind(own_platform: Platform) -> Iterator[Client]:
-    client = own_platform.client()
-    yield client
-    client.http.close()
+    with own_platform.connected() as client:
+        yield client
 
 
 def test_an_engine_that_is_away_is_said_and_what_was_accepted_runs_when_it_is_back(

@@ -25,10 +25,9 @@ def platform_on(engine: Engine, state_dir: Path) -> Iterator[Client]:
     try:
         engine.start()
         platform.up_with_image(engine.load_small_image())
-        api = platform.client()
-        wait_for(lambda: is_ready(api), "the platform is ready", deadline_s=60)
-        yield api
-        api.http.close()
+        with platform.connected() as api:
+            wait_for(lambda: is_ready(api), "the platform is ready", deadline_s=60)
+            yield api
     finally:
         platform.down()
         engine.leave()

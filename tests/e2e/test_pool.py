@@ -18,19 +18,14 @@ KIND = "default/none/default"
 @pytest.fixture(scope="module")
 def pooling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     bounds = {"COLDFRAME_POOL_MIN": str(READY), "COLDFRAME_POOL_MAX": str(READY)}
-    platform = Platform(tmp_path_factory.mktemp("p") / "s", "docker", **bounds)
-    try:
-        platform.up()
+    with Platform.running(tmp_path_factory.mktemp("p") / "s", "docker", **bounds) as platform:
         yield platform
-    finally:
-        platform.down()
 
 
 @pytest.fixture(scope="module")
 def api(pooling: Platform) -> Iterator[Client]:
-    client = pooling.client()
-    yield client
-    client.http.close()
+    with pooling.connected() as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ def daemon(runtime: RunningRuntime, origin: Path) -> Iterator[str]:
             *(f"--base-path={base}", str(base)),
         ],
         stderr=subprocess.DEVNULL,
+        cwd="/",  # Its user need not be able to see where the tests run.
     )
     try:
         wait_until(lambda: answers(port))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,20 +22,39 @@ from sandbox_runtime.protocol.requests import (
     CodeRequest,
     ExecutionStatus,
 )
-from tests.running_runtime import IS_ROOT, RunningRuntime, running_runtime, wait_until
+from tests.running_runtime import (
+    IS_ROOT,
+    SANDBOX_UID,
+    RunningRuntime,
+    running_runtime,
+    wait_until,
+)
 
 MEMORY_MARGIN_MB = 12
 """What reading a long output may cost, whatever its length."""
 
 
 @pytest.fixture(scope="module")
-def python() -> str:
+def python() -> Iterator[str]:
     """An interpreter with ipykernel, numpy, pandas and matplotlib, that other users can run."""
     python = os.environ.get("COLDFRAME_TEST_PYTHON", sys.executable)
     found = subprocess.run([python, "-c", "import ipykernel"], capture_output=True, timeout=30)
     if found.returncode != 0:
         pytest.skip(f"NO KERNEL TESTED: {python} has no ipykernel; set COLDFRAME_TEST_PYTHON")
-    return python
+    if not IS_ROOT or _others_can_run(python):
+        yield python
+        return
+    # The checkout lies in a directory of root's alone.
+    with tempfile.TemporaryDirectory(prefix="cf-") as directory:
+        Path(directory).chmod(0o755)
+        copied = Path(directory) / "python"
+        shutil.copytree(Path(python).parents[1], copied, symlinks=True)
+        yield str(copied / "bin" / Path(python).name)
+
+
+def _others_can_run(program: str) -> bool:
+    as_another = ["setpriv", f"--reuid={SANDBOX_UID}", "--clear-groups", program, "-c", ""]
+    return subprocess.run(as_another, capture_output=True, timeout=30, cwd="/").returncode == 0
 
 
 @pytest.fixture(scope="module")

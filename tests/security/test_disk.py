@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_runtime.protocol.client import RuntimeClient
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from tests.client import Client, Event, wait_for
 from tests.conftest import DRIVER
-from tests.containers import as_runtimes_root
+from tests.containers import as_runtimes_root, directory_of, runtime_of
 from tests.platform import Platform
 from workers.contract.jobs import new_id
 from workers.drivers.driver import sandboxes_root
@@ -42,7 +41,7 @@ def box(api: Client, sandbox: Event) -> Iterator[str]:
 
 @pytest.fixture
 def directory(platform: Platform, sandbox: Event) -> SandboxDirectory:
-    return SandboxDirectory(sandboxes_root(platform.state_dir), sandbox["id"])
+    return directory_of(platform, sandbox)
 
 
 def test_a_full_disk_fails_the_write_and_nothing_else(api: Client, box: str) -> None:
@@ -130,7 +129,7 @@ def test_a_tree_that_is_deep_and_one_that_is_wide_go_with_their_sandbox(
 
     api.remove("trees")
 
-    assert not SandboxDirectory(sandboxes_root(platform.state_dir), sandbox["id"]).path.exists()
+    assert not directory_of(platform, sandbox).path.exists()
     assert sandbox["id"] not in mounts_and_loops()
 
 
@@ -151,11 +150,9 @@ def test_the_directory_of_the_socket_cannot_be_filled(
 
 
 def test_a_socket_that_was_swapped_for_a_link_is_not_followed(
-    api: Client, box: str, sandbox: Event, directory: SandboxDirectory
+    platform: Platform, box: str, sandbox: Event
 ) -> None:
-    state = directory.load()
-    assert state is not None
-    client = RuntimeClient(directory.socket, state.token)
+    client = runtime_of(platform, sandbox)
 
     as_runtimes_root(
         sandbox, "cd /run/coldframe; mv runtime.sock r; ln -s /run/docker.sock runtime.sock"

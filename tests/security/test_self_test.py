@@ -20,9 +20,9 @@ from workers.settings import Settings
 pytestmark = pytest.mark.skipif(DRIVER != "docker", reason="driver local promises nothing")
 
 IN_ANOTHER_NAMESPACE = """
-import os
+import os, pathlib, sys
 from workers import self_test
-from workers.drivers.driver import DriverUnavailable, sandboxes_root
+from workers.drivers.driver import DriverUnavailable
 from workers.node import make_driver
 from workers.settings import Settings
 
@@ -31,7 +31,7 @@ driver = make_driver(settings)
 try:
     for _ in range(2):
         try:
-            self_test.run(driver, sandboxes_root(settings.state_dir))
+            self_test.run(driver, pathlib.Path(sys.argv[1]))
             print("passed")
         except DriverUnavailable as fault:
             print(fault)
@@ -83,10 +83,13 @@ def test_a_node_that_fails_its_self_test_is_not_ready_says_why_and_tries_again(
 
 
 def test_where_the_engine_does_not_see_our_mounts_directories_are_plain_and_it_is_told(
-    platform: Platform, repository: Path
+    platform: Platform, repository: Path, tmp_path: Path
 ) -> None:
     done = subprocess.run(
-        ["unshare", "--mount", "--propagation=private", sys.executable, "-c", IN_ANOTHER_NAMESPACE],
+        [
+            *("unshare", "--mount", "--propagation=private"),
+            *(sys.executable, "-c", IN_ANOTHER_NAMESPACE, str(sandboxes_root(tmp_path))),
+        ],
         check=True,
         cwd=repository,
         env={**os.environ, **environ_of(platform, "elsewhere")},
