@@ -3,13 +3,16 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from docker import DockerClient
 
 from container import own_images
 from container.build_context import sandbox_context
 from container.ca_bundle import SETTING, find_ca_bundle, read_ca_bundle
-from container.engine import connect
+from container.engine import ANSWER_TIMEOUT_S, connect
 from container.errors import ContainerError, report
 from container.image_build import SILENCE_TIMEOUT_S, engine_errors, find_or_build
 from container.image_names import DEFAULT_IMAGE, record_image
@@ -28,16 +31,12 @@ def ensure_sandbox_image(
     none where nothing has changed.
     """
     ca_pem = read_ca_bundle(ca_bundle)
-    client = connect(timeout_s=SILENCE_TIMEOUT_S)
-    try:
-        with engine_errors():
-            context = sandbox_context(image_dir=_IMAGE_DIR, ca_pem=ca_pem)
-            image_id = find_or_build(client, context, progress)
-            # For a Dockerfile of the operator's own to start from.
-            client.images.get(image_id).tag(context.repository, tag="latest")
-            ensure_runtime_tree(client, state_dir=state_dir, ca_pem=ca_pem, progress=progress)
-    finally:
-        client.close()
+    with _engine(timeout_s=SILENCE_TIMEOUT_S) as client:
+        context = sandbox_context(image_dir=_IMAGE_DIR, ca_pem=ca_pem)
+        image_id = find_or_build(client, context, progress)
+        # For a Dockerfile of the operator's own to start from.
+        client.images.get(image_id).tag(context.repository, tag="latest")
+        ensure_runtime_tree(client, state_dir=state_dir, ca_pem=ca_pem, progress=progress)
     record_image(state_dir, DEFAULT_IMAGE, image_id)
     return image_id
 
@@ -51,37 +50,25 @@ def add_image(
     progress: Callable[[str], None],
 ) -> str:
     """The id of an image of the operator's own, which sandboxes may start from by its name."""
-    client = connect(timeout_s=SILENCE_TIMEOUT_S)
-    try:
-        with engine_errors():
-            tree = ensure_runtime_tree(
-                client, state_dir=state_dir, ca_pem=read_ca_bundle(ca_bundle), progress=progress
-            )
-            return own_images.add(
-                client, name, source, state_dir=state_dir, tree=tree, progress=progress
-            )
-    finally:
-        client.close()
+    with _engine(timeout_s=SILENCE_TIMEOUT_S) as client:
+        tree = ensure_runtime_tree(
+            client, state_dir=state_dir, ca_pem=read_ca_bundle(ca_bundle), progress=progress
+        )
+        return own_images.add(
+            client, name, source, state_dir=state_dir, tree=tree, progress=progress
+        )
 
 
 def remove_image(name: str, *, state_dir: Path) -> None:
     """Takes an image of the operator's own away."""
-    client = connect()
-    try:
-        with engine_errors():
-            own_images.remove(client, name, state_dir=state_dir)
-    finally:
-        client.close()
+    with _engine() as client:
+        own_images.remove(client, name, state_dir=state_dir)
 
 
 def list_images(*, state_dir: Path) -> list[own_images.OwnImage]:
     """All images that sandboxes of this node may start from."""
-    client = connect()
-    try:
-        with engine_errors():
-            return own_images.list_all(client, state_dir=state_dir)
-    finally:
-        client.close()
+    with _engine() as client:
+        return own_images.list_all(client, state_dir=state_dir)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,6 +113,17 @@ def _run(options: argparse.Namespace) -> None:
             remove_image(options.name, state_dir=state_dir)
         case _:
             ensure_sandbox_image(state_dir=state_dir, ca_bundle=ca_bundle, progress=_print_line)
+
+
+@contextmanager
+def _engine(*, timeout_s: float = ANSWER_TIMEOUT_S) -> Iterator[DockerClient]:
+    """A client whose errors are ours, closed after the block."""
+    client = connect(timeout_s=timeout_s)
+    try:
+        with engine_errors():
+            yield client
+    finally:
+        client.close()
 
 
 def _print_line(line: str) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -27,7 +27,14 @@ from workers.contract.sandboxes import (
     SandboxState,
     pool_kind,
 )
-from workers.contract.store import THERE, JobStore, NodeStore, PoolStore, SandboxStore
+from workers.contract.store import (
+    THERE,
+    JobStore,
+    NodeStore,
+    PoolStore,
+    SandboxStore,
+    ready_of,
+)
 from workers.contract.stream import EventStream, NumberedEvent, Writer
 from workers.drivers.driver import CreateFailed, Driver, DriverFault, DriverUnavailable
 from workers.held import HeldJobs
@@ -77,8 +84,8 @@ class Sandboxes:
         self._lock = threading.Lock()
         self._known: dict[str, tuple[Sandbox, Place | None]] = {}
         """Without a place: it is stopped."""
-        self._turns: defaultdict[str, threading.RLock] = defaultdict(threading.RLock)
-        """One thread at a time changes a sandbox."""
+        self._turns: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
+        """One thread at a time changes a sandbox; there is a turn for as long as one has it."""
         self._pooled: dict[str, tuple[Sandbox, Place]] = {}
         """Made before they were asked for; nobody's yet, as far as we know."""
         self.asked_for: SimpleQueue[SandboxSpec] = SimpleQueue()
@@ -127,7 +134,8 @@ class Sandboxes:
     def remember(self, sandbox: Sandbox) -> None:
         """Notes what was changed on its record, lest Redis forget it."""
         with self._turn(sandbox.id):
-            known = self.find(sandbox.id)
+            with self._lock:
+                known, place = self._known.get(sandbox.id, (None, None))
             if known is not None:
                 changed = msgspec.structs.replace(
                     known,
@@ -135,9 +143,7 @@ class Sandboxes:
                     idle_timeout_ms=sandbox.idle_timeout_ms,
                     expires_at=sandbox.expires_at,
                 )
-                self._save(changed)
-                with self._lock:
-                    self._known[sandbox.id] = (changed, self._known[sandbox.id][1])
+                self._note(changed, place)
 
     def places(self) -> list[Place]:
         """Where executions can be run now."""
@@ -148,9 +154,9 @@ class Sandboxes:
         with self._lock:
             return [sandbox for sandbox, _ in self._pooled.values()]
 
-    def pooled_place(self, sandbox_id: str) -> Place | None:
+    def is_pooled(self, sandbox_id: str) -> bool:
         with self._lock:
-            return self._pooled.get(sandbox_id, (None, None))[1]
+            return sandbox_id in self._pooled
 
     def make_for_pool(self, spec: SandboxSpec) -> tuple[Sandbox, Place]:
         """Makes a sandbox that has neither owner nor name. Raises `DriverFault`."""
@@ -158,7 +164,10 @@ class Sandboxes:
             id=new_id(), name="", owner="", spec=spec, created_at=timestamp(), node=self._node_id
         )
         with self._turn(sandbox.id):
-            return self._make_container(sandbox, self._pooled)
+            made, place = self._make_container(sandbox)
+            with self._lock:
+                self._pooled[made.id] = (made, place)
+        return made, place
 
     def confirm(self, sandbox: Sandbox) -> None:
         """Gives one of the pool what its new owner asked for; fine where that was done."""
@@ -167,11 +176,7 @@ class Sandboxes:
                 _, place = self._pooled.get(sandbox.id, (None, None))
             if place is None:
                 return
-            try:
-                self._hand_over(sandbox, place)
-            except (CreateFailed, RuntimeFault) as fault:
-                log.warning("claim failed", sandbox_id=sandbox.id, reason=str(fault))
-                self.declare_lost(sandbox)
+            if not self._hand_over(sandbox, place):
                 return
             with self._lock:
                 self._known[sandbox.id] = (sandbox, place)
@@ -179,21 +184,23 @@ class Sandboxes:
         self.asked_for.put(sandbox.spec)
         log.info("sandbox claimed", sandbox_id=sandbox.id, name=sandbox.name)
 
-    def _hand_over(self, sandbox: Sandbox, place: Place) -> None:
-        """Raises `DriverFault`, `RuntimeFault`."""
-        if limits := self._driver.limits(sandbox.spec):
-            self._driver.set_limits(sandbox.id, limits)
-        if sandbox.spec.env:
-            # The kernel that is warm was started without it.
-            place.client.end_context(f"{DEFAULT_CONTEXT_PREFIX}python")
+    def _hand_over(self, sandbox: Sandbox, place: Place) -> bool:
+        """False where that failed: then it is lost."""
+        try:
+            if limits := self._driver.limits(sandbox.spec):
+                self._driver.set_limits(sandbox.id, limits)
+            if sandbox.spec.env:
+                # The kernel that is warm was started without it.
+                place.client.end_context(f"{DEFAULT_CONTEXT_PREFIX}python")
+        except (CreateFailed, RuntimeFault) as fault:
+            log.warning("claim failed", sandbox_id=sandbox.id, reason=str(fault))
+            self.declare_lost(sandbox)
+            return False
         self._save(sandbox)
+        return True
 
     def discard(self, sandbox_id: str) -> None:
         """Removes one of the pool, which nobody can claim any more."""
-        with self._lock:
-            _, place = self._pooled.pop(sandbox_id, (None, None))
-        if place is not None:
-            place.client.close()
         self._dispose(sandbox_id)
 
     def all(self) -> list[Sandbox]:
@@ -245,8 +252,6 @@ class Sandboxes:
             self._close_jobs(sandbox.id, "sandbox_removed", message, but=sandbox.id)
             self._dispose(sandbox.id)
             self._note_removed(sandbox, reason)
-        with self._lock:
-            self._turns.pop(sandbox.id, None)
         log.info("sandbox removed", sandbox_id=sandbox.id, name=sandbox.name, reason=reason)
 
     def stop(self, sandbox: Sandbox, reason: str = REQUESTED) -> None:
@@ -287,7 +292,7 @@ class Sandboxes:
                     to=SandboxState.STOPPED,
                     since=(SandboxState.CREATING,),
                     reason="not_started",
-                    error=JobError(code=fault.code, message=str(fault), hint=fault.hint),
+                    error=_error_of(fault),
                 )
 
     def pause(self, sandbox: Sandbox) -> None:
@@ -396,31 +401,25 @@ class Sandboxes:
 
     def _forget_pooled(self, sandbox: Sandbox) -> None:
         """One of the pool that has died: whoever has taken it is told so."""
-        self._pool.withdraw(pool_kind(sandbox.spec), sandbox.id)
+        self._pool.withdraw(pool_kind(sandbox.spec), ready_of(sandbox))
         try:
             record = self._records.get(sandbox.id)
         except SandboxNotFound:
             self.discard(sandbox.id)
             return
-        with self._lock:
-            self._known[sandbox.id] = (record, self._pooled.pop(sandbox.id)[1])
         self.declare_lost(record)
 
     def _adopt_pooled(self, directory: SandboxDirectory, saved: SavedState) -> SavedState | None:
         """As its record has it, where it was taken meanwhile; else it is not kept: None."""
         sandbox = saved.sandbox
-        if not self._pool.withdraw(pool_kind(sandbox.spec), sandbox.id):
+        if not self._pool.withdraw(pool_kind(sandbox.spec), ready_of(sandbox)):
             try:
                 record = self._records.get(sandbox.id)
             except SandboxNotFound:
                 pass
             else:
                 place = Place.of(RuntimeClient(directory.socket, saved.token), record.boot_id)
-                try:
-                    self._hand_over(record, place)
-                except (CreateFailed, RuntimeFault) as fault:
-                    log.warning("claim failed", sandbox_id=record.id, reason=str(fault))
-                    self.declare_lost(record)
+                if not self._hand_over(record, place):
                     return None
                 return SavedState(sandbox=record, token=saved.token)
         self._dispose(sandbox.id)
@@ -480,16 +479,15 @@ class Sandboxes:
     def _compare_with_record(self, sandbox_id: str) -> None:
         with self._lock:
             known, place = self._known.get(sandbox_id, (None, None))
-            is_pooled = sandbox_id in self._pooled
         try:
             record = self._records.get(sandbox_id)
         except SandboxNotFound:
             if known is None:
                 self._forget(sandbox_id)
             elif not self._restore(known):
-                self._rename(known)
+                self._rename(known, place)
             return
-        if is_pooled:  # Taken, and nobody told us so.
+        if self.is_pooled(sandbox_id):  # Taken, and nobody told us so.
             self.confirm(record)
             return
         match record.state:
@@ -508,14 +506,12 @@ class Sandboxes:
         log.warning("redis forgot a sandbox", sandbox_id=sandbox.id, name=sandbox.name)
         return self._records.restore(sandbox)
 
-    def _rename(self, sandbox: Sandbox) -> None:
+    def _rename(self, sandbox: Sandbox, place: Place | None) -> None:
         """Keeps one whose name went to another while Redis had forgotten it."""
         name = f"{sandbox.name[:50].rstrip('-')}-{sandbox.id[:8]}"
         log.warning("sandbox renamed", sandbox_id=sandbox.id, name=sandbox.name, new_name=name)
         renamed = msgspec.structs.replace(sandbox, name=name)
-        self._save(renamed)
-        with self._lock:
-            self._known[sandbox.id] = (renamed, self._known[sandbox.id][1])
+        self._note(renamed, place)
         self._restore(renamed)
 
     def _forget(self, sandbox_id: str) -> None:
@@ -537,7 +533,8 @@ class Sandboxes:
     def _make(self, sandbox: Sandbox) -> Sandbox:
         """Raises `DriverFault`, after which nothing of it is left but the volume that it had."""
         started = self._monotonic()
-        made, _ = self._make_container(sandbox, self._known)
+        made, place = self._make_container(sandbox)
+        self._know(made, place)
         duration_ms = int((self._monotonic() - started) * 1000)
         log.info("sandbox made", sandbox_id=made.id, name=made.name, duration_ms=duration_ms)
         if not self._note_running(made) and self._is_unwanted(made.id):
@@ -552,12 +549,8 @@ class Sandboxes:
             return False
         return state in (SandboxState.REMOVING, SandboxState.REMOVED)
 
-    def _make_container(
-        self,
-        sandbox: Sandbox,
-        among: dict[str, tuple[Sandbox, Place]] | dict[str, tuple[Sandbox, Place | None]],
-    ) -> tuple[Sandbox, Place]:
-        """It is put among the known, or the pooled, once its runtime answers."""
+    def _make_container(self, sandbox: Sandbox) -> tuple[Sandbox, Place]:
+        """As it is once its runtime answers. The caller has its turn, and makes it known."""
         if not self.proven.wait(START_DEADLINE_S):
             raise DriverUnavailable("the node has not passed its self-test")
         directory = SandboxDirectory(self._root, sandbox.id)
@@ -573,9 +566,6 @@ class Sandboxes:
             boot_id = self._first_ping(sandbox.id, client)
             made = msgspec.structs.replace(sandbox, boot_id=boot_id, state=SandboxState.RUNNING)
             directory.save(SavedState(sandbox=made, token=token))
-            place = Place.of(client, boot_id)
-            with self._lock:
-                among[sandbox.id] = (made, place)
         except (DriverFault, OSError) as error:
             if had_volume:
                 self._driver.remove(sandbox.id)
@@ -584,7 +574,7 @@ class Sandboxes:
             if isinstance(error, DriverFault):
                 raise
             raise CreateFailed(f"the sandbox's directory: {error}") from error
-        return made, place
+        return made, Place.of(client, boot_id)
 
     def _first_ping(self, sandbox_id: str, client: RuntimeClient) -> str:
         deadline = self._monotonic() + START_DEADLINE_S
@@ -634,29 +624,27 @@ class Sandboxes:
         with self._lock:
             sandbox, former = self._known[sandbox_id]
         if former is not None and place is None:
-            former.client.close()
-            former.awake.set()
-        changed = msgspec.structs.replace(sandbox, state=state)
-        self._save(changed)
-        self._know(changed, place)
+            _leave(former)
+        self._note(msgspec.structs.replace(sandbox, state=state), place)
+
+    def _note(self, sandbox: Sandbox, place: Place | None) -> None:
+        self._save(sandbox)
+        self._know(sandbox, place)
 
     def _save(self, sandbox: Sandbox) -> None:
         directory = SandboxDirectory(self._root, sandbox.id)
         saved = directory.load()
         directory.save(SavedState(sandbox=sandbox, token=saved.token if saved else ""))
 
-    @contextmanager
-    def _turn(self, sandbox_id: str) -> Iterator[None]:
+    def _turn(self, sandbox_id: str) -> threading.RLock:
+        """To be taken with `with`, and again by the thread that has it."""
         with self._lock:
-            turn = self._turns[sandbox_id]
-        with turn:
-            yield
+            return self._turns.setdefault(sandbox_id, threading.RLock())
 
     @contextmanager
     def _turn_if_free(self, sandbox_id: str) -> Iterator[bool]:
         """False where another thread changes it just now."""
-        with self._lock:
-            turn = self._turns[sandbox_id]
+        turn = self._turn(sandbox_id)
         is_free = turn.acquire(blocking=False)
         try:
             yield is_free
@@ -666,11 +654,10 @@ class Sandboxes:
 
     def _dispose(self, sandbox_id: str) -> None:
         with self._lock:
-            self._pooled.pop(sandbox_id, None)
-            known = self._known.pop(sandbox_id, None)
-        if known is not None and known[1] is not None:
-            known[1].client.close()
-            known[1].awake.set()
+            forgotten = (self._pooled.pop(sandbox_id, None), self._known.pop(sandbox_id, None))
+        for known in forgotten:
+            if known is not None and known[1] is not None:
+                _leave(known[1])
         try:
             self._driver.remove(sandbox_id)
         except DriverUnavailable as fault:
@@ -704,5 +691,15 @@ class Sandboxes:
             to=SandboxState.FAILED,
             since=(SandboxState.CREATING,),
             node=self._node_id,
-            error=JobError(code=fault.code, message=str(fault), hint=fault.hint),
+            error=_error_of(fault),
         )
+
+
+def _leave(place: Place) -> None:
+    """Nothing is to be run there any more; whoever waits for it to wake sees that itself."""
+    place.client.close()
+    place.awake.set()
+
+
+def _error_of(fault: DriverFault) -> JobError:
+    return JobError(code=fault.code, message=str(fault), hint=fault.hint)

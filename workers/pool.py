@@ -27,7 +27,7 @@ from workers.contract.sandboxes import (
     SandboxSpec,
     pool_kind,
 )
-from workers.contract.store import PoolStore, Ready, SandboxStore
+from workers.contract.store import PoolStore, SandboxStore, ready_of
 from workers.drivers.driver import CreateFailed, Driver
 from workers.lifecycle import Sandboxes
 from workers.publisher import Place
@@ -77,12 +77,13 @@ class Pool:
         for sandbox in self._sandboxes.pooled():
             ready.setdefault(pool_kind(sandbox.spec), []).append(sandbox)
         for kind, sandboxes in ready.items():
-            spec, count = wanted.get(kind, (None, 0))
-            out_of_date = [one for one in sandboxes if self._is_out_of_date(one)]
-            for sandbox in (*out_of_date, *sandboxes)[: max(len(sandboxes) - count, 0)]:
+            _, count = wanted.get(kind, (None, 0))
+            stale = [one for one in sandboxes if self._is_out_of_date(one)]
+            fresh = [one for one in sandboxes if one not in stale]
+            # Of those that are wanted, one at a time is exchanged.
+            too_many = max(len(sandboxes) - count, 1 if stale else 0)
+            for sandbox in (*stale, *fresh)[:too_many]:
                 self._let_go(sandbox)
-            if out_of_date and spec is not None:
-                self._let_go(out_of_date[0])
         for kind, (spec, count) in wanted.items():
             # What is asked for is known at the claim alone: limits must be there to be rewritten.
             if len(ready.get(kind, ())) < count and self._driver.limits(spec) is not None:
@@ -122,11 +123,11 @@ class Pool:
         sandbox, place = self._sandboxes.make_for_pool(spec)
         _warm_up(place)
         self._images[sandbox.id] = image
-        self._store.add(pool_kind(spec), Ready(sandbox.id, self._node_id, place.boot_id or ""))
+        self._store.add(pool_kind(spec), ready_of(sandbox))
 
     def _let_go(self, sandbox: Sandbox) -> None:
         """Unless somebody has just taken it."""
-        if self._store.withdraw(pool_kind(sandbox.spec), sandbox.id):
+        if self._store.withdraw(pool_kind(sandbox.spec), ready_of(sandbox)):
             self._sandboxes.discard(sandbox.id)
 
     def _compare_with_redis(self) -> None:
@@ -137,7 +138,7 @@ class Pool:
         for kind in self._store.kinds():
             for ready in self._store.list_of(kind):
                 if ready.node == self._node_id and ready.id not in there:
-                    self._store.withdraw(kind, ready.id)  # It was given away, or has died.
+                    self._store.withdraw(kind, ready)  # It was given away, or has died.
                 listed.setdefault(kind, set()).add(ready.id)
         for sandbox in pooled:
             kind = pool_kind(sandbox.spec)
@@ -146,10 +147,8 @@ class Pool:
             try:
                 self._sandboxes.confirm(self._records.get(sandbox.id))
             except SandboxNotFound:
-                place = self._sandboxes.pooled_place(sandbox.id)
-                if place is not None and sandbox.id in self._images:
-                    ready = Ready(sandbox.id, self._node_id, place.boot_id or "")
-                    self._store.add(kind, ready)
+                if self._sandboxes.is_pooled(sandbox.id) and sandbox.id in self._images:
+                    self._store.add(kind, ready_of(sandbox))
         there = {sandbox.id for sandbox in self._sandboxes.pooled()}
         self._images = {id_: image for id_, image in self._images.items() if id_ in there}
 

@@ -715,12 +715,10 @@ class PoolStore:
             entries = self._client.lrange(_pool_key(kind), 0, -1)
         return [Ready(*entry.decode().split(" ")) for entry in entries]
 
-    def withdraw(self, kind: str, sandbox_id: str) -> bool:
+    def withdraw(self, kind: str, ready: Ready) -> bool:
         """False where it is not there: somebody has taken it, or Redis has forgotten it."""
         with store_errors():
-            entries = [" ".join(one) for one in self.list_of(kind) if one.id == sandbox_id]
-            removed = [int(self._client.lrem(_pool_key(kind), 0, entry)) for entry in entries]
-        return sum(removed) > 0
+            return int(self._client.lrem(_pool_key(kind), 0, " ".join(ready))) > 0
 
 
 class NodeStore:
@@ -761,6 +759,11 @@ class NodeStore:
             if self._client.get("cf:leader") != who.encode():
                 return False
             return bool(self._client.pexpire("cf:leader", int(life_s * 1000)))
+
+
+def ready_of(sandbox: Sandbox) -> Ready:
+    """How one that runs on its node is listed in the pool."""
+    return Ready(sandbox.id, sandbox.node or "", sandbox.boot_id or "")
 
 
 def sandbox_events_key(sandbox_id: str) -> str:

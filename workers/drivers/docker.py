@@ -107,7 +107,7 @@ class DockerDriver:
         except DriverUnavailable:
             self.engine = ""  # It may come back as another version.
             raise
-        self._image("default")
+        self.image_id("default")
         self._runtime_tree()
         warnings = [*self._advice, *advice.of_kernel()]
         if not self._cgroups.kills:
@@ -148,11 +148,15 @@ class DockerDriver:
         return sorted(self._images())
 
     def image_id(self, name: str) -> str:
-        return self._image(name)
+        """The image's id, pinned when it was built; never a tag that can move."""
+        images = self._images()
+        if name not in images:
+            raise CreateFailed(f"no image is named {name!r}; there are {', '.join(images)}")
+        return images[name]
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
         limits = limits_of(sandbox.spec, self._defaults)
-        image_id = self._image(sandbox.spec.image)
+        image_id = self.image_id(sandbox.spec.image)
         image_environment = self._image_environment(image_id)
         with_certificates = self._ca_bundle is not None
         write_user_environment(
@@ -351,13 +355,6 @@ class DockerDriver:
                 time.sleep(0.05)
             else:
                 return
-
-    def _image(self, name: str) -> str:
-        """The image's id, pinned when it was built; never a tag that can move."""
-        images = self._images()
-        if name not in images:
-            raise CreateFailed(f"no image is named {name!r}; there are {', '.join(images)}")
-        return images[name]
 
     def _images(self) -> dict[str, str]:
         """Names and ids."""
