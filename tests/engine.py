@@ -82,6 +82,13 @@ class Engine:
         """Its containers live on, and the containerd that it has started."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """It lets connections in, and is silent."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
     def leave(self) -> None:
         """Ends it, and removes all of it, containers too."""
         if self._process is None:
@@ -94,6 +101,7 @@ class Engine:
         self.stop()
         with suppress(OSError, ValueError):
             os.kill(int((self._directory / "exec" / CONTAINERD_PID).read_text()), signal.SIGKILL)
+        self._end_shims()
         for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
             mounted = line.split()[4]
             if mounted.startswith(f"{self._directory}/"):
@@ -123,9 +131,21 @@ class Engine:
             except OSError:
                 return False
 
-    def _end(self, sign: signal.Signals) -> None:
+    def _end_shims(self) -> None:
+        """A containerd that is killed while it makes or ends a container forgets its shim."""
+        address = str(self._directory / "exec" / "containerd" / "containerd.sock").encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if address in (process / "cmdline").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    def _signal(self, sign: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(sign)
+
+    def _end(self, sign: signal.Signals) -> None:
+        self._signal(sign)
+        if self._process is not None:
             self._process.wait(timeout=END_DEADLINE_S)
             self._process = None
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from container.image_names import DEFAULT_IMAGE, record_image
+from stack.client_env import ClientEnv
 from stack.programs import ProgramName
 from stack.settings import StackSettings
 from stack.stack import Stack
@@ -62,8 +63,12 @@ class Platform:
         self._stack.down()
 
     def client(self) -> Client:
-        access = self._stack.client_env
-        return Client(access.url, access.api_key)
+        return Client(self.access.url, self.access.api_key)
+
+    @property
+    def access(self) -> ClientEnv:
+        """The API's address and key."""
+        return self._stack.client_env
 
     @contextmanager
     def connected(self) -> Iterator[Client]:

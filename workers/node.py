@@ -288,11 +288,11 @@ def make_driver(settings: Settings) -> Driver:
     )
 
 
-def take_node_lock(state_dir: Path) -> int:
+def take_node_lock(state_dir: Path, *, patience_s: float = LOCK_PATIENCE_S) -> int:
     """One worker for a node: the lock falls with its process. Raises `NodeTaken`."""
     state_dir.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(state_dir / "node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -38,6 +38,7 @@ class Faults:
             "redis stopped": lambda: self._away("redis", platform.stop),
             "engine killed": lambda: self._engine_away(engine.kill),
             "engine stopped": lambda: self._engine_away(engine.stop),
+            "engine frozen": self._engine_frozen,
             "container killed": lambda: self._kill_in_sandbox(_kill_container),
             "runtime killed": lambda: self._kill_in_sandbox(_kill_runtime),
             "worker and redis killed": self._worker_and_redis,
@@ -64,6 +65,11 @@ class Faults:
         end()
         self._pause()
         self._engine.start()
+
+    def _engine_frozen(self) -> None:
+        self._engine.freeze()
+        self._pause()
+        self._engine.thaw()
 
     def _kill_in_sandbox(self, kill: Callable[[Any], None]) -> None:
         client = self._engine.client()

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from sandbox_runtime.protocol.client import RuntimeClient
 from tests.client import Client, Received, check_stream, stdout_of, wait_for
 from tests.platform import Platform
+from workers.node import NodeTaken, take_node_lock
+from workers.sandbox_directory import SandboxDirectory
 
 COUNT = "for i in $(seq 120); do echo $i; sleep 0.05; done"
 COUNTED = "".join(f"{n}\n" for n in range(1, 121))
@@ -236,6 +239,26 @@ def test_a_silent_job_that_was_cancelled_while_no_worker_ran_is_ended_by_the_nex
     received = api.follow_to_the_end(job_id)
     check_stream(received)
     assert received[-1].event["code"] == "cancelled"
+
+
+def test_what_a_killed_worker_owed_a_runtime_is_acknowledged_by_the_next(
+    platform: Platform, api: Client, box: str
+) -> None:
+    directory = SandboxDirectory(platform.state_dir / "sandboxes", api.sandbox(box)["id"])
+    runtime = RuntimeClient(directory.socket, (directory.run / "token").read_text())
+    api.exec(box, "echo told")
+    assert runtime.executions()
+
+    platform.kill("worker")
+    platform.start("worker")
+
+    wait_for(lambda: not runtime.executions(), "nothing is kept any more")
+    runtime.close()
+
+
+def test_a_second_worker_is_refused_a_node_that_is_served(platform: Platform) -> None:
+    with pytest.raises(NodeTaken):
+        take_node_lock(platform.state_dir, patience_s=0)
 
 
 def test_a_job_whose_nudge_was_lost_is_sent_again(
