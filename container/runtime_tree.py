@@ -51,11 +51,6 @@ def ensure_runtime_tree(
     return tree
 
 
-def current_tree(state_dir: Path) -> Path:
-    """The tree that new sandboxes get. Raises `OSError` where there is none."""
-    return (state_dir.absolute() / "runtime" / _CURRENT).resolve(strict=True)
-
-
 def _take_out(
     client: DockerClient, context: BuildContext, tree: Path, progress: Callable[[str], None]
 ) -> None:

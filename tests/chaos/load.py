@@ -56,10 +56,14 @@ class Load:
         """Submits no more, and reads what was accepted to its end."""
         self._stopped.set()
         deadline = time.monotonic() + deadline_s
-        for thread in (*self._submitters, *self._readers):
+        self._join(self._submitters, deadline)
+        self._join(self._readers, deadline)  # of which no new one starts now
+
+    def _join(self, threads: list[threading.Thread], deadline: float) -> None:
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                self._books.fail(f"{thread.name} did not end within {deadline_s:.0f} s")
+                self._books.fail(f"{thread.name} did not end in time")
                 return
 
     def _submit_all(self, submit: Callable[..., Accepted | None], box: str, index: int) -> None:

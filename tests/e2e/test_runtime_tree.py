@@ -15,7 +15,12 @@ from container.ca_bundle import find_ca_bundle
 from container.errors import EngineUnavailable
 from container.image import ensure_sandbox_image
 from container.image_names import read_image_names
-from container.runtime_tree import MOUNT, UNUSED_TREE_LIFE_S, current_tree
+from container.runtime_tree import MOUNT, UNUSED_TREE_LIFE_S
+
+
+def current_tree(state_dir: Path) -> Path:
+    """The tree that new sandboxes get."""
+    return (state_dir / "runtime" / "current").resolve(strict=True)
 
 
 @pytest.fixture(scope="module")

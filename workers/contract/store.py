@@ -490,30 +490,29 @@ class SandboxStore:
 
     def renew(
         self, sandbox: Sandbox, *, idle_timeout_ms: int | None, expires_at: str | None
-    ) -> bool:
-        """Counts as use; None leaves what there is. False where the sandbox is not there."""
+    ) -> None:
+        """Counts as use; None leaves what there is. Nothing where the sandbox is not there."""
         fields = []
         if idle_timeout_ms is not None:
             fields += ["idle_timeout_ms", str(idle_timeout_ms)]
         if expires_at is not None:
             fields += ["expires_at", expires_at]
         kind = SandboxEventType.RENEWED
-        return self._change(sandbox, THERE, "", kind, _event(sandbox, kind), fields)
+        self._change(sandbox, THERE, "", kind, _event(sandbox, kind), fields)
 
     def tell(self, sandbox: Sandbox, kind: SandboxEventType) -> None:
         """Adds an event that is no change of state."""
         self._change(sandbox, THERE, "", kind, _event(sandbox, kind), ())
 
-    def set_env(self, sandbox_id: str, env: Mapping[str, str | None]) -> dict[str, str | None]:
-        """Adds to the variables of a sandbox, and returns all that were set since it was made.
+    def set_env(self, sandbox_id: str, env: Mapping[str, str | None]) -> None:
+        """Adds to the variables that were set since a sandbox was made; None unsets.
 
-        None unsets. Raises `SandboxNotFound`.
+        Raises `SandboxNotFound`.
         """
         with store_errors():
-            answer = self._set_env([f"cf:sandbox:{sandbox_id}"], [msgspec.json.encode(env)])
-        if not answer:
+            is_set = self._set_env([f"cf:sandbox:{sandbox_id}"], [msgspec.json.encode(env)])
+        if not is_set:
             raise SandboxNotFound(f"No sandbox {sandbox_id}.")
-        return _env_decoder.decode(answer)
 
     def activities(self, ids: Sequence[str]) -> list[Activity | None]:
         """Of each sandbox; None where Redis has no record of it."""
