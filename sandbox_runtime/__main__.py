@@ -18,11 +18,13 @@ from pathlib import Path
 import structlog
 import uvicorn
 
+from sandbox_runtime.api.executions import ExecutionRoutes
+from sandbox_runtime.api.status import StatusRoutes
 from sandbox_runtime.archives import unpack
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
 from sandbox_runtime.git import Checkouts
-from sandbox_runtime.processes import UserPrograms
+from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.server import Api
 from sandbox_runtime.sessions import Sessions
 from sandbox_runtime.settings import Settings, SettingsError
@@ -75,13 +77,17 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     async def unpack_archive(archive: AsyncIterator[bytes], path: str) -> None:
         await unpack(archive, path, programs, settings)
 
+    boot_id = secrets.token_hex(BOOT_ID_BYTES)
     api = Api(
-        boot_id=secrets.token_hex(BOOT_ID_BYTES),
         token=token,
-        executions=executions,
-        sessions=sessions,
-        contexts=contexts,
-        unpack=unpack_archive,
+        routes=[
+            *ExecutionRoutes(
+                boot_id=boot_id, executions=executions, unpack=unpack_archive
+            ).routes(),
+            *StatusRoutes(
+                boot_id=boot_id, executions=executions, sessions=sessions, contexts=contexts
+            ).routes(),
+        ],
     )
     server = _Server(
         uvicorn.Config(

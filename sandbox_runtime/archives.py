@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.errors import ArchiveRefused, DiskFull, InvalidRequest
 from sandbox_runtime.settings import Settings
 

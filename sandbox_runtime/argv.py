@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from sandbox_runtime.cancellation import Cancellation
 from sandbox_runtime.output import Output
 from sandbox_runtime.pipes import PipeReader
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.events import Stream
 
 NOT_FOUND = 127

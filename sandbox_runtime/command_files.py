@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sandbox_runtime.output import Output
 from sandbox_runtime.pipes import PipeReader
-from sandbox_runtime.processes import UserPrograms
+from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.protocol.events import Stream
 
 

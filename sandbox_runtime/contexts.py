@@ -19,7 +19,7 @@ from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
 from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.kernels import CellReport, Kernel, KernelLost, KernelNotStarted
 from sandbox_runtime.output import Output
-from sandbox_runtime.processes import UserPrograms
+from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.protocol.errors import DiskFull
 from sandbox_runtime.protocol.events import (
     CellException,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from sandbox_runtime.delegate_messages import LENGTH, MAX_REPORT_BYTES, Identity, framed
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.settings import Settings
 
 READ_AHEAD_BYTES = 64 * 1024

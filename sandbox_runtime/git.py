@@ -29,7 +29,7 @@ from sandbox_runtime.delegate_messages import (
 from sandbox_runtime.delegates import DelegateLost
 from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.output import Output
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.errors import DiskFull
 from sandbox_runtime.protocol.events import Complete, Conclusion, Error, Progress, Start, Stream
 from sandbox_runtime.protocol.requests import CheckoutRequest

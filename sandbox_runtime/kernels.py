@@ -27,7 +27,7 @@ from sandbox_runtime.delegate_messages import (
     Ready,
 )
 from sandbox_runtime.delegates import Delegate, DelegateLost
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.events import CellException, Result
 from sandbox_runtime.settings import Settings
 

@@ -18,7 +18,7 @@ from sandbox_runtime.cancellation import Cancellation, cut_off
 from sandbox_runtime.command_files import CommandFiles
 from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.output import Output
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.errors import InvalidRequest
 from sandbox_runtime.protocol.events import Complete, Conclusion, Error, Start
 from sandbox_runtime.protocol.requests import (

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from sandbox_runtime.bash_text import change_directory, quoted
 from sandbox_runtime.cancellation import Cancellation
 from sandbox_runtime.command_files import CommandPaths
-from sandbox_runtime.processes import JobGroup, UserPrograms
+from sandbox_runtime.programs import JobGroup, UserPrograms
 
 START_TIMEOUT_S = 10.0
 """For a new shell to say that it is there. A machine under load is slow."""

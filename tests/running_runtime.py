@@ -113,7 +113,8 @@ class RunningRuntime:
         self.home = directory / "home"
         self.workspace = directory / "workspace"
         self.scratch = directory / "scratch"
-        self.client = RuntimeClient(directory / "socket" / "runtime.sock", TOKEN)
+        self.socket = directory / "socket" / "runtime.sock"
+        self.client = RuntimeClient(self.socket, TOKEN)
         self.pid = process.pid
         self._process = process
         self._numbers = itertools.count(1)

@@ -1,22 +1,22 @@
-"""The synchronous client of one sandbox's runtime: HTTP/1.1 on its Unix socket.
-
-The socket lies in a directory that the container can write to, so it is opened with care: no
-symbolic link is followed, and what is found must be a socket.
-"""
+"""The workers' client of one sandbox's runtime: synchronous, on its Unix socket."""
 
 from __future__ import annotations
 
 import http.client
-import os
 import socket
-import stat
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from sandbox_runtime.protocol import codec
+from sandbox_runtime.protocol.connections import (
+    Body,
+    Connection,
+    Connections,
+    connect_guarded,
+    unreachable,
+)
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from sandbox_runtime.protocol.events import TERMINAL, Numbered
 from sandbox_runtime.protocol.requests import (
@@ -38,8 +38,6 @@ SILENCE_LIMIT_S = 4 * HEARTBEAT_S
 
 READ_BYTES = 256 * 1024
 
-MAX_IDLE_CONNECTIONS = 4
-
 FINISH_TIMEOUT_S = 0.5
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -48,22 +46,16 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 class RuntimeClient:
     """Speaks to the runtime of one sandbox; safe to share between threads.
 
-    A connection whose answer was read to its end serves the next call: making one costs as much as
-    a short command.
+    All that it asks can be asked twice.
     """
 
     def __init__(self, socket_path: Path, token: str) -> None:
-        self._socket_path = socket_path
-        self._idle: deque[_UnixConnection] = deque(maxlen=MAX_IDLE_CONNECTIONS)
+        self._connections = Connections(lambda timeout_s: connect_guarded(socket_path, timeout_s))
         self._headers = {"Authorization": f"Bearer {token}", "Host": "runtime"}
-
-    def __del__(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes what is idle; a later call connects anew."""
-        while self._idle:
-            self._idle.pop().close()
+        self._connections.close()
 
     def ping(self, timeout_s: float = CALL_TIMEOUT_S) -> Pong:
         return codec.decode_answer(200, self._call("GET", "/ping", timeout_s=timeout_s), Pong)
@@ -108,7 +100,9 @@ class RuntimeClient:
         if boot_id is not None:
             headers[BOOT_ID_HEADER] = boot_id
         path = f"/executions/{execution_id}?after={after}"
-        connection, response = self._request("PUT", path, codec.encode(request), headers)
+        connection, response = self._connections.request(
+            "PUT", path, codec.encode(request), headers, timeout_s=CALL_TIMEOUT_S
+        )
         try:
             if response.status != 200:
                 raise codec.decode_fault(response.status, response.read(MAX_ANSWER_BYTES))
@@ -119,66 +113,34 @@ class RuntimeClient:
             yield reader
             reader.finish()
         finally:
-            self._give_back(connection, response)
+            self._connections.give_back(connection, response)
 
     def _call(
         self,
         method: str,
         path: str,
-        body: bytes | Iterable[bytes] | None = None,
+        body: Body = None,
         *,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> bytes:
-        connection, response = self._request(method, path, body, self._headers, timeout_s)
+        connection, response = self._connections.request(
+            method, path, body, self._headers, timeout_s=timeout_s
+        )
         try:
             answer = response.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as error:
-            raise _unreachable(error) from error
+            raise unreachable(error) from error
         finally:
-            self._give_back(connection, response)
+            self._connections.give_back(connection, response)
         if response.status >= 300:
             raise codec.decode_fault(response.status, answer)
         return answer
-
-    def _request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | Iterable[bytes] | None,
-        headers: dict[str, str],
-        timeout_s: float = CALL_TIMEOUT_S,
-    ) -> tuple[_UnixConnection, http.client.HTTPResponse]:
-        """Sends a request; on an idle connection that the runtime has closed, once more anew.
-
-        All that the runtime takes can be asked twice. A body that is a stream gets a new one.
-        """
-        if body is None or isinstance(body, bytes):
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                pass
-            else:
-                connection.sock.settimeout(timeout_s)
-                try:
-                    return connection, _send(connection, method, path, body, headers)
-                except RuntimeUnreachable as fault:
-                    if isinstance(fault.__cause__, TimeoutError):
-                        raise  # It was not closed: the runtime is silent, and will be so again.
-        connection = _UnixConnection(self._socket_path, timeout_s=timeout_s)
-        return connection, _send(connection, method, path, body, headers)
-
-    def _give_back(self, connection: _UnixConnection, response: http.client.HTTPResponse) -> None:
-        is_free = response.isclosed() and not response.will_close and connection.sock is not None
-        if is_free and len(self._idle) < MAX_IDLE_CONNECTIONS:
-            self._idle.append(connection)
-        else:
-            connection.close()
 
 
 class ExecutionReader:
     """The events of one execution, in batches as they arrive."""
 
-    def __init__(self, connection: _UnixConnection, response: http.client.HTTPResponse) -> None:
+    def __init__(self, connection: Connection, response: http.client.HTTPResponse) -> None:
         self._connection = connection
         self._response = response
         self._decoder = codec.LineDecoder()
@@ -196,7 +158,7 @@ class ExecutionReader:
                 data = self._response.read1(READ_BYTES)
             except (OSError, ValueError, AttributeError, http.client.HTTPException) as error:
                 # ValueError and AttributeError: `stop` closed the connection under the reader.
-                raise _unreachable(error) from error
+                raise unreachable(error) from error
             if not data:
                 return
             if batch := self._decoder.feed(data):
@@ -223,62 +185,3 @@ class ExecutionReader:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # It was closed already.
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, socket_path: Path, timeout_s: float) -> None:
-        super().__init__("runtime", timeout=timeout_s)
-        self._socket_path = socket_path
-
-    def connect(self) -> None:
-        self.sock = connect_guarded(self._socket_path, self.timeout or CALL_TIMEOUT_S)
-
-
-def connect_guarded(socket_path: Path, timeout_s: float) -> socket.socket:
-    """Connects to a socket whose directory is not trusted.
-
-    The last path component is opened without following links and must be a socket; the connection
-    then goes to that very inode, by `/proc/self/fd`, which also has no limit of 108 bytes.
-    """
-    try:
-        directory = os.open(socket_path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            entry = os.open(socket_path.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
-        finally:
-            os.close(directory)
-    except OSError as error:
-        raise _unreachable(error) from error
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if not stat.S_ISSOCK(os.fstat(entry).st_mode):
-            raise RuntimeUnreachable(f"{socket_path.name} is not a socket")
-        connection.settimeout(timeout_s)
-        connection.connect(f"/proc/self/fd/{entry}")
-    except OSError as error:
-        connection.close()
-        raise _unreachable(error) from error
-    except RuntimeUnreachable:
-        connection.close()
-        raise
-    finally:
-        os.close(entry)
-    return connection
-
-
-def _send(
-    connection: _UnixConnection,
-    method: str,
-    path: str,
-    body: bytes | Iterable[bytes] | None,
-    headers: dict[str, str],
-) -> http.client.HTTPResponse:
-    try:
-        connection.request(method, path, body, headers)
-        return connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
-        connection.close()
-        raise _unreachable(error) from error
-
-
-def _unreachable(error: Exception) -> RuntimeUnreachable:
-    return RuntimeUnreachable(f"{type(error).__name__}: {error}")

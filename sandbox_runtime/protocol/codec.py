@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,14 +17,7 @@ from sandbox_runtime.protocol.errors import (
     fault_from,
 )
 from sandbox_runtime.protocol.events import Numbered
-from sandbox_runtime.protocol.requests import (
-    MAX_LINE_BYTES,
-    Acknowledgements,
-    CancelRequest,
-    ExecutionRequest,
-    ExecutionStatus,
-    Pong,
-)
+from sandbox_runtime.protocol.requests import MAX_LINE_BYTES, ExecutionRequest
 
 T = TypeVar("T")
 
@@ -33,11 +27,8 @@ _encoder = msgspec.json.Encoder()
 _request_decoder: msgspec.json.Decoder[ExecutionRequest] = msgspec.json.Decoder(ExecutionRequest)
 _numbered_decoder = msgspec.json.Decoder(Numbered)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
-# All of them now: where two threads make one of a type for the first time, msgspec crashes.
-_decoders: Mapping[Any, msgspec.json.Decoder[Any]] = {
-    kind: msgspec.json.Decoder(kind)
-    for kind in (Acknowledgements, CancelRequest, Pong, list[ExecutionStatus])
-}
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
+_making = threading.Lock()
 
 
 def encode(value: msgspec.Struct | list[msgspec.Struct]) -> bytes:
@@ -129,4 +120,8 @@ class LineDecoder:
 
 
 def _decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """Made once: where two threads make one of a type for the first time, msgspec crashes."""
+    if kind not in _decoders:
+        with _making:
+            _decoders.setdefault(kind, msgspec.json.Decoder(kind))
     return _decoders[kind]

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from sandbox_runtime.journal import UNACKNOWLEDGED_LIMIT_BYTES
-from sandbox_runtime.protocol.client import connect_guarded
+from sandbox_runtime.protocol.connections import connect_guarded
 from sandbox_runtime.protocol.errors import (
     ExecutionConflict,
     ExecutionForgotten,
@@ -33,7 +33,7 @@ from sandbox_runtime.protocol.events import (
     Truncated,
 )
 from sandbox_runtime.protocol.requests import CancelReason, Encoding, ExecRequest, Session
-from tests.running_runtime import IS_ROOT, Run, RunningRuntime, running_runtime, wait_until
+from tests.running_runtime import IS_ROOT, TOKEN, Run, RunningRuntime, running_runtime, wait_until
 
 MEMORY_MARGIN_MB = 2 * UNACKNOWLEDGED_LIMIT_BYTES // 2**20
 """What a long output may cost, whatever its length: the journal's bound, and its copies."""
@@ -816,7 +816,7 @@ def test_a_runtime_that_is_told_to_end_tells_its_readers_and_leaves_nothing() ->
 
 def test_without_the_token_nothing_is_answered(runtime: RunningRuntime) -> None:
     for token in ("", "wrong"):
-        client = type(runtime.client)(runtime.client._socket_path, token)
+        client = type(runtime.client)(runtime.socket, token)
         with pytest.raises(NotAuthorized):
             client.ping()
 
@@ -909,9 +909,9 @@ def raw_put(runtime: RunningRuntime, execution_id: str, body: bytes) -> bytes:
     """The whole answer, as it is on the wire."""
     head = (
         f"PUT /executions/{execution_id} HTTP/1.1\r\nHost: runtime\r\nConnection: close\r\n"
-        f"{'Authorization'}: {runtime.client._headers['Authorization']}\r\n"
+        f"Authorization: Bearer {TOKEN}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    with connect_guarded(runtime.client._socket_path, timeout_s=10) as connection:
+    with connect_guarded(runtime.socket, timeout_s=10) as connection:
         connection.sendall(head.encode() + body)
         return b"".join(iter(lambda: connection.recv(65536), b""))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_runtime.protocol.client import RuntimeClient, connect_guarded
+from sandbox_runtime.protocol.client import RuntimeClient
+from sandbox_runtime.protocol.connections import connect_guarded
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from workers.sandbox_directory import SandboxDirectory
 

@@ -1,0 +1,141 @@
+"""Calls to a sandbox's runtime by way of its node's relay, for who is not on that node."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from typing import TypeVar
+from urllib.parse import urlencode
+
+from sandbox_runtime.protocol import codec
+from sandbox_runtime.protocol.connections import Body, Connections, unreachable
+
+CALL_TIMEOUT_S = 60.0
+"""For each wait of a call: for its answer to begin, and for each piece of it."""
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Of an answer that is held whole."""
+
+READ_BYTES = 256 * 1024
+
+Query = Mapping[str, str | int | bool | None]
+"""None leaves a parameter out."""
+
+T = TypeVar("T")
+
+
+class Answer:
+    """One whose body is read as it comes. To be closed; what is left of it then is let go."""
+
+    def __init__(self, response: http.client.HTTPResponse, give_back: Callable[[], None]) -> None:
+        self._response = response
+        self._give_back = give_back
+        self.status = response.status
+
+    def close(self) -> None:
+        self._give_back()
+
+    def header(self, name: str) -> str:
+        """Empty where there is none."""
+        return self._response.getheader(name, "")
+
+    def pieces(self) -> Iterator[bytes]:
+        """As they come, to the end. Raises `RuntimeUnreachable` where it is cut before."""
+        while piece := self._read1():
+            yield piece
+        if self._response.length:  # http.client's read1 does not tell that the rest is missing.
+            raise unreachable(http.client.IncompleteRead(b"", self._response.length))
+
+    def _read1(self) -> bytes:
+        try:
+            return self._response.read1(READ_BYTES)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise unreachable(error) from error
+
+
+class RuntimeCalls:
+    """Asks the runtime of one sandbox; safe to share between threads."""
+
+    def __init__(self, relay: Connections, sandbox_id: str) -> None:
+        self._relay = relay
+        self._prefix = f"/sandboxes/{sandbox_id}"
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        kind: type[T],
+        query: Query | None = None,
+        body: Body = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> T:
+        """The answer's JSON as a `kind`. Raises what the runtime says, or `RuntimeUnreachable`."""
+        with closing(
+            self.open(method, path, query=query, body=body, timeout_s=timeout_s)
+        ) as answer:
+            return codec.decode_answer(answer.status, _joined(answer), kind)
+
+    def order(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Body = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> None:
+        """As `call`, where there is nothing to tell."""
+        with closing(
+            self.open(method, path, query=query, body=body, timeout_s=timeout_s)
+        ) as answer:
+            _joined(answer)
+
+    def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Body = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
+    ) -> Answer:
+        """The answer, its body unread. `path` is quoted by the caller.
+
+        Raises what the runtime says, or `RuntimeUnreachable`.
+        """
+        connection, response = self._relay.request(
+            method,
+            self._prefix + path + _query(query or {}),
+            body,
+            {"Host": "relay", **(headers or {})},
+            timeout_s=timeout_s,
+            repeatable=method != "POST",
+        )
+        answer = Answer(response, lambda: self._relay.give_back(connection, response))
+        if answer.status >= 300:
+            with closing(answer):
+                raise codec.decode_fault(answer.status, _joined(answer))
+        return answer
+
+
+def _joined(answer: Answer) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    for piece in answer.pieces():
+        size += len(piece)
+        if size > MAX_ANSWER_BYTES:
+            raise unreachable(ValueError(f"an answer longer than {MAX_ANSWER_BYTES} bytes"))
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _query(query: Query) -> str:
+    given = {name: _text(value) for name, value in query.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
+
+
+def _text(value: str | int | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,145 @@
+"""Keep-alive HTTP connections of a program of ours to a socket, its own or a runtime's.
+
+A runtime's socket lies in a directory that its container can write to, so it is opened with care:
+no symbolic link is followed, and what is found must be a socket.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import stat
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from sandbox_runtime.protocol.errors import RuntimeUnreachable
+
+MAX_IDLE_CONNECTIONS = 4
+
+Body = bytes | Iterable[bytes] | None
+
+Dial = Callable[[float], socket.socket]
+"""Connects within so many seconds. Raises `RuntimeUnreachable`."""
+
+
+class Connection(http.client.HTTPConnection):
+    """One connection, dialled when it is first used."""
+
+    def __init__(self, dial: Dial, timeout_s: float) -> None:
+        super().__init__("runtime", timeout=timeout_s)
+        self._dial = dial
+        self._timeout_s = timeout_s
+
+    def connect(self) -> None:
+        self.sock = self._dial(self._timeout_s)
+
+
+class Connections:
+    """Connections to one listener; safe to share between threads.
+
+    One whose answer was read to its end serves the next request: making one costs as much as a
+    short command.
+    """
+
+    def __init__(self, dial: Dial, *, max_idle: int = MAX_IDLE_CONNECTIONS) -> None:
+        self._dial = dial
+        self._max_idle = max_idle
+        self._idle: deque[Connection] = deque(maxlen=max_idle)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes what is idle; a later request connects anew."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Body,
+        headers: Mapping[str, str],
+        *,
+        timeout_s: float,
+        repeatable: bool = True,
+    ) -> tuple[Connection, http.client.HTTPResponse]:
+        """Sends a request; on an idle connection that was closed meanwhile, once more anew.
+
+        A request that cannot be repeated, and a body that is a stream, get a new connection.
+        `timeout_s` is for each wait of it. Raises `RuntimeUnreachable`.
+        """
+        if repeatable and (body is None or isinstance(body, bytes)):
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                pass
+            else:
+                connection.sock.settimeout(timeout_s)
+                try:
+                    return connection, _send(connection, method, path, body, headers)
+                except RuntimeUnreachable as fault:
+                    if isinstance(fault.__cause__, TimeoutError):
+                        raise  # It was not closed: the runtime is silent, and will be so again.
+        connection = Connection(self._dial, timeout_s)
+        return connection, _send(connection, method, path, body, headers)
+
+    def give_back(self, connection: Connection, response: http.client.HTTPResponse) -> None:
+        """Keeps the connection for the next request, where its answer was read to the end."""
+        is_free = response.isclosed() and not response.will_close and connection.sock is not None
+        if is_free and len(self._idle) < self._max_idle:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+
+def connect_guarded(socket_path: Path, timeout_s: float) -> socket.socket:
+    """Connects to a socket whose directory is not trusted.
+
+    The last path component is opened without following links and must be a socket; the connection
+    then goes to that very inode, by `/proc/self/fd`, which also has no limit of 108 bytes.
+    """
+    try:
+        directory = os.open(socket_path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            entry = os.open(socket_path.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        raise unreachable(error) from error
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if not stat.S_ISSOCK(os.fstat(entry).st_mode):
+            raise RuntimeUnreachable(f"{socket_path.name} is not a socket")
+        connection.settimeout(timeout_s)
+        connection.connect(f"/proc/self/fd/{entry}")
+    except OSError as error:
+        connection.close()
+        raise unreachable(error) from error
+    except RuntimeUnreachable:
+        connection.close()
+        raise
+    finally:
+        os.close(entry)
+    return connection
+
+
+def _send(
+    connection: Connection,
+    method: str,
+    path: str,
+    body: Body,
+    headers: Mapping[str, str],
+) -> http.client.HTTPResponse:
+    try:
+        connection.request(method, path, body, dict(headers))
+        return connection.getresponse()
+    except (OSError, http.client.HTTPException) as error:
+        connection.close()
+        raise unreachable(error) from error
+
+
+def unreachable(error: Exception) -> RuntimeUnreachable:
+    return RuntimeUnreachable(f"{type(error).__name__}: {error}")
