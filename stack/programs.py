@@ -19,7 +19,7 @@ FLOWER_FORGETS_WORKERS_S = 60
 GRACE_S = 10.0
 REDIS_GRACE_S = 20.0  # it writes what it has to its disk
 
-SOURCES = ("web", "workers", "sandbox_runtime", "requirements.txt")
+SOURCES = ("web", "workers", "relay", "sandbox_runtime", "requirements.txt")
 
 _SET_BY_US = "COLDFRAME_"
 _SECRET = "COLDFRAME_API_KEY"
@@ -31,6 +31,7 @@ class ProgramName(StrEnum):
     REDIS = "redis"
     WEB = "web"
     WORKER = "worker"
+    RELAY = "relay"
     BEAT = "beat"
     FLOWER = "flower"
 
@@ -85,7 +86,7 @@ def redis_program(server: Path, config: Path, *, version: str) -> Program:
 
 
 def platform_programs(platform: Platform, *, python: str) -> tuple[Program, ...]:
-    """Web, worker, beat and Flower, to be run by the interpreter `python`."""
+    """All but Redis, to be run by the interpreter `python`."""
     state_dir = platform.settings.state_dir
     celery = (python, "-m", "celery", "--app", "workers.celery_app")
     shared = platform_settings(platform)
@@ -101,6 +102,7 @@ def platform_programs(platform: Platform, *, python: str) -> tuple[Program, ...]
             (*celery, "worker", "--hostname", f"worker@{platform.settings.node}"),
             shared,
         ),
+        ProgramName.RELAY: ((python, "-m", "relay"), shared),
         ProgramName.BEAT: (
             (*celery, "beat", "--schedule", str(state_dir / "beat-schedule"), "--pidfile="),
             shared,
@@ -134,7 +136,9 @@ def platform_settings(platform: Platform) -> dict[str, str]:
         "COLDFRAME_REDIS_URL": platform.redis_url,
         "COLDFRAME_HOST": settings.host,
         "COLDFRAME_PORT": str(settings.port),
+        "COLDFRAME_PREVIEW_PORT": str(settings.preview_port),
         "COLDFRAME_FLOWER_SOCKET": str(settings.flower_socket),
+        "COLDFRAME_RELAY_SOCKET": str(settings.relay_socket),
         "COLDFRAME_NODE": settings.node,
         "COLDFRAME_STATE_DIR": str(settings.state_dir),
         "COLDFRAME_DRIVER": platform.driver,

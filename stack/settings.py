@@ -29,6 +29,7 @@ class StackSettings:
     """Absolute: all that this platform keeps lies in it."""
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    preview_port: int = DEFAULT_PORT + 1
     node: str = "node-1"
     driver: str = ""
     """`docker` or `local`; empty: what this machine can do best."""
@@ -49,10 +50,12 @@ class StackSettings:
         """Raises `InvalidSettings` with all that is wrong."""
         environment = Environment(environ)
         local_python = environment.text("COLDFRAME_LOCAL_PYTHON", "")
+        port = environment.integer("COLDFRAME_PORT", DEFAULT_PORT, at_least=1)
         settings = cls(
             state_dir=Path(environment.text("COLDFRAME_STATE_DIR", DEFAULT_STATE_DIR)).absolute(),
             host=environment.text("COLDFRAME_HOST", "127.0.0.1"),
-            port=environment.integer("COLDFRAME_PORT", DEFAULT_PORT, at_least=1),
+            port=port,
+            preview_port=environment.integer("COLDFRAME_PREVIEW_PORT", port + 1, at_least=1),
             node=environment.text("COLDFRAME_NODE", "node-1"),
             driver=environment.choice("COLDFRAME_DRIVER", "", DRIVERS),
             redis_url=environment.text("COLDFRAME_REDIS_URL", ""),
@@ -109,3 +112,7 @@ class StackSettings:
     @property
     def flower_socket(self) -> Path:
         return self.run_dir / "flower.sock"
+
+    @property
+    def relay_socket(self) -> Path:
+        return self.run_dir / "relay.sock"

@@ -141,7 +141,7 @@ class Stack:
                 redis_server.check_named(self.settings.redis_url)
             else:
                 self._ensure_redis()
-            self._check_port()
+            self._check_ports()
             for program in self._programs():
                 if self.processes.ensure(program):
                     self._progress(f"{program.name}: started")
@@ -153,8 +153,9 @@ class Stack:
         if not self.settings.state_dir.is_dir():
             return
         with self._alone():
-            for name in (ProgramName.FLOWER, ProgramName.BEAT, ProgramName.WORKER, ProgramName.WEB):
-                self._end(name)
+            for name in reversed(ProgramName):
+                if name is not ProgramName.REDIS:
+                    self._end(name)
             try:
                 self._remove_sandboxes()
             finally:
@@ -232,16 +233,19 @@ class Stack:
         if not wait_until(lambda: redis_server.answers(server.url), timeout_s=REDIS_START_S):
             raise RedisFailed("Our own Redis does not answer.", hint=self._log_of(program.name))
 
-    def _check_port(self) -> None:
-        if self.processes.find(ProgramName.WEB) is not None:
-            return
-        if not is_free(self.settings.host, self.settings.port):
-            raise PortTaken(
-                f"{self.settings.host}:{self.settings.port} cannot be listened on: another "
-                "program does, or it is not ours.",
-                hint="Choose another port, such as COLDFRAME_PORT="
-                f"{self.settings.port + 1}, or end what listens there.",
-            )
+    def _check_ports(self) -> None:
+        ports = {
+            ProgramName.WEB: ("COLDFRAME_PORT", self.settings.port),
+            ProgramName.RELAY: ("COLDFRAME_PREVIEW_PORT", self.settings.preview_port),
+        }
+        for program, (setting, port) in ports.items():
+            if self.processes.find(program) is None and not is_free(self.settings.host, port):
+                raise PortTaken(
+                    f"{self.settings.host}:{port} cannot be listened on: another program does, or "
+                    "it is not ours.",
+                    hint=f"Choose another port, such as {setting}={port + 2}, or end what listens "
+                    "there.",
+                )
 
     def _platform(self) -> Platform:
         driver = self.chosen_driver()
@@ -280,7 +284,8 @@ class Stack:
             except ApiFailed as error:
                 said = str(error)
                 return False
-            return status == 200 and _listens(self.settings.flower_socket)
+            sockets = (self.settings.flower_socket, self.settings.relay_socket)
+            return status == 200 and all(map(_listens, sockets))
 
         if not wait_until(is_ready, timeout_s=READY_S):
             guilty = ProgramName.WORKER if said.startswith("{") else ProgramName.WEB

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from stack import redis_server
 from stack.api import Api, ApiFailed, NodeView
+from stack.ports import accepts
 from stack.processes import RunningProgram
 from stack.programs import ProgramName
 from stack.stack import Stack
@@ -109,6 +110,9 @@ def _problem(
             if not own:
                 return nodes_problem or "no heartbeat"
             return "" if own[0].ready else own[0].problem
+        case ProgramName.RELAY:
+            is_up = accepts(stack.settings.host, stack.settings.preview_port)
+            return "" if is_up else "does not answer"
         case ProgramName.BEAT:
             return ""
         case ProgramName.FLOWER:
@@ -129,6 +133,8 @@ def _address(stack: Stack, name: ProgramName) -> str:
             return stack.redis_url.rpartition("@")[2].removeprefix("redis://")
         case ProgramName.WEB:
             return stack.settings.url
+        case ProgramName.RELAY:
+            return f"{stack.settings.host}:{stack.settings.preview_port}"
         case ProgramName.WORKER | ProgramName.BEAT:
             return "-"
         case ProgramName.FLOWER:

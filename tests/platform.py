@@ -28,6 +28,7 @@ class Platform:
             "COLDFRAME_STATE_DIR": str(state_dir),
             "COLDFRAME_DRIVER": driver,
             "COLDFRAME_PORT": str(_free_port()),
+            "COLDFRAME_PREVIEW_PORT": str(_free_port()),
             "COLDFRAME_NODE": NODE,
             # Nobody's sandboxes would take the processors from those that a test is about.
             "COLDFRAME_POOL_MIN": "0",
@@ -56,7 +57,7 @@ class Platform:
         self._stack.prepare()
         record_image(self.state_dir, DEFAULT_IMAGE, image_id)
         (self.state_dir / "driver").write_text("docker")
-        for program in ("redis", "web", "worker"):
+        for program in ("redis", "web", "worker", "relay"):
             self.start(program)
 
     def down(self) -> None:

@@ -24,10 +24,12 @@ from web.api.health import HealthRoutes
 from web.api.job_answers import JobAnswers
 from web.api.jobs import JobList, JobRoutes
 from web.api.nodes import NodeRoutes
+from web.api.ports import PortRoutes
 from web.api.sandboxes import SandboxRoutes
 from web.api.sessions import SessionRoutes
 from web.auth import Keys
 from web.cancellation import Cancellation
+from web.door import Door
 from web.metrics import Metrics
 from web.names import SandboxNames
 from web.operations import Operation, json_answer, register
@@ -38,6 +40,7 @@ from workers.contract.clock import timestamp
 from workers.contract.connection import RedisClient, connect
 from workers.contract.errors import Fault
 from workers.contract.jobs import new_id
+from workers.contract.ports import PortStore
 from workers.contract.queue import ControlChannel
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, Hub, SandboxEventStream
@@ -99,6 +102,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         wait_limit_s=settings.wait_limit_s,
     )
     names = SandboxNames(sandboxes=sandboxes, placement=placement, now=timestamp)
+    door = Door(relay_socket=settings.relay_socket, names=names, sandboxes=sandboxes)
     job_list = JobList(jobs)
     document = DocumentRoutes(version=_version())
     operations = [
@@ -136,6 +140,13 @@ def create_app(settings: Settings | None = None) -> Flask:
             answers=answers,
             cancellation=cancellation,
         ).operations(),
+        *PortRoutes(
+            door=door,
+            ports=PortStore(client),
+            sandboxes=sandboxes,
+            address=settings.previews,
+            now=timestamp,
+        ).operations(),
         *NodeRoutes(nodes).operations(),
         *HealthRoutes(placement=placement, metrics=metrics).operations(),
         *FlowerRoutes(settings.flower_socket).operations(),
@@ -147,7 +158,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     _answer_errors(app)
     register(app, operations)
     hub.start()
-    app.extensions[_CLOSING] = [client.close, hub.stop]
+    app.extensions[_CLOSING] = [client.close, door.close, hub.stop]
     return app
 
 

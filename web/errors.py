@@ -13,6 +13,9 @@ RequestFault (a `Fault` of the web's own)
 ├── SandboxStarting         the sandbox takes longer than a request may wait
 ├── TooManyReaders          as many streams and waiting requests as one process may hold
 ├── FlowerUnavailable       Flower does not answer
+├── RuntimeRefused          the sandbox's runtime refuses; code, hint and status are its own
+├── SandboxUnreachable      the relay or the sandbox's runtime does not answer
+├── AnswerTooLarge          what a server in a sandbox answers is more than an answer may hold
 └── NotReady                Redis or the nodes are not there
 """
 
@@ -23,6 +26,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from sandbox_runtime.protocol.errors import RuntimeFault
 from workers.contract.errors import (
     ContextLanguageDiffers,
     ContextNotFound,
@@ -33,6 +37,7 @@ from workers.contract.errors import (
     JobNotFound,
     LineFull,
     NoNode,
+    PreviewTokenTaken,
     SandboxExists,
     SandboxFailed,
     SandboxNotFound,
@@ -47,6 +52,9 @@ from workers.contract.errors import (
 )
 
 Details = Mapping[str, str | int | list[str]]
+
+MAX_MESSAGE_CHARS = 2000
+"""Of what a sandbox's runtime says."""
 
 
 class RequestFault(Fault):
@@ -169,6 +177,37 @@ class FlowerUnavailable(RequestFault):
     code = "flower_unavailable"
 
 
+class RuntimeRefused(RequestFault):
+    """The sandbox's runtime refuses; code, hint and status are its own."""
+
+    code = "runtime_fault"
+
+    def __init__(self, fault: RuntimeFault) -> None:
+        super().__init__(fault.message[:MAX_MESSAGE_CHARS])
+        self.code = fault.code  # type: ignore[misc]
+        self.hint = fault.hint  # type: ignore[misc]
+        self.row = Row(fault.http_status, retry_after_s=2 if fault.http_status == 429 else None)
+
+
+class SandboxUnreachable(RequestFault):
+    """The relay of the sandbox's node, or the sandbox's runtime, does not answer."""
+
+    code = "sandbox_unreachable"
+    hint = "Send the request again in a moment; `make status` shows whether the relay runs."
+
+
+class AnswerTooLarge(RequestFault):
+    """What a server in a sandbox answers is more than an answer here may hold."""
+
+    code = "answer_too_large"
+    hint = "Expose the port, and fetch it by its preview's URL."
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(
+            f"The answer is larger than {limit_bytes} bytes.", {"limitBytes": limit_bytes}
+        )
+
+
 class NotReady(RequestFault):
     """Redis or the nodes are not there."""
 
@@ -200,6 +239,7 @@ ROWS: Mapping[type[Fault], Row] = {
     JobNotFound: Row(404),
     MethodNotAllowed: Row(405),
     SandboxExists: Row(409),
+    PreviewTokenTaken: Row(409),
     SandboxNotRunning: Row(409),
     SandboxPaused: Row(409),
     SessionExists: Row(409),
@@ -214,7 +254,10 @@ ROWS: Mapping[type[Fault], Row] = {
     ImageNotFound: Row(422),
     LineFull: Row(429, retry_after_s=5),
     SandboxFailed: Row(500),
+    RuntimeRefused: Row(500),
     UnsupportedByDriver: Row(501),
+    AnswerTooLarge: Row(502),
+    SandboxUnreachable: Row(503, retry_after_s=2),
     StoreUnavailable: Row(503, retry_after_s=2),
     StoreFull: Row(503, retry_after_s=30),
     NoNode: Row(503, retry_after_s=5),
@@ -242,7 +285,7 @@ class ErrorAnswer(msgspec.Struct, frozen=True):
 
 
 def row_of(fault: Fault) -> Row:
-    return ROWS[type(fault)]
+    return fault.row if isinstance(fault, RuntimeRefused) else ROWS[type(fault)]
 
 
 def answer_of(fault: Fault, request_id: str) -> ErrorAnswer:

@@ -71,7 +71,7 @@ def decode_json(body: bytes, kind: type[T]) -> T:
         raise UnreadableBody(f"The body is not JSON that can be read: {error}") from error
 
 
-def check(field: str, value: str, kind: type[T]) -> T:
+def check(field: str, value: object, kind: type[T]) -> T:
     """A single value that did not come in a body. Raises `InvalidField`."""
     try:
         return msgspec.convert(value, kind)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.contract.previews import PreviewAddress, preview_address
 from workers.contract.settings import Environment, StoreSettings, store_settings
 
 REDIS_TIMEOUT_S = 1.0
@@ -38,6 +39,9 @@ class Settings:
     processes: int
     flower_socket: Path | None
     """Where Flower listens; None where it does not run."""
+    relay_socket: Path | None
+    """Where the node's relay listens; None where it does not run."""
+    previews: PreviewAddress
     heartbeat_s: float
     """A stream in which nothing happens is written to so often."""
     max_body_bytes: int
@@ -62,6 +66,7 @@ class Settings:
         """Raises `InvalidSettings` with all that is wrong."""
         environment = Environment(environ)
         flower_socket = environment.text("COLDFRAME_FLOWER_SOCKET", "")
+        relay_socket = environment.text("COLDFRAME_RELAY_SOCKET", "")
         settings = cls(
             store=dataclasses.replace(
                 store_settings(environment),
@@ -73,6 +78,8 @@ class Settings:
             port=environment.integer("COLDFRAME_PORT", 8700),
             processes=environment.integer("COLDFRAME_WEB_PROCESSES", 1, at_least=1),
             flower_socket=Path(flower_socket) if flower_socket else None,
+            relay_socket=Path(relay_socket) if relay_socket else None,
+            previews=preview_address(environment),
             heartbeat_s=environment.number("COLDFRAME_HEARTBEAT_S", 15.0, at_least=0.1),
             max_body_bytes=environment.integer(
                 "COLDFRAME_MAX_BODY_BYTES", 8 * MEBIBYTE, at_least=1024

@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from workers import mounts, user_blocks
+from workers.contract import node_files
 from workers.contract.sandboxes import Sandbox
 from workers.user_blocks import UserBlock
 
@@ -33,8 +34,6 @@ VOLUME_MOUNTS = {
     "tmp": "/var/tmp",
 }
 """Directories of the volume, and where the sandbox sees them."""
-
-RUN_MOUNT = "/run/coldframe"
 
 
 class SandboxState(msgspec.Struct, frozen=True):
@@ -56,11 +55,11 @@ class SandboxDirectory:
 
     @property
     def run(self) -> Path:
-        return self.path / "run"
+        return self.path / node_files.RUN
 
     @property
     def socket(self) -> Path:
-        return self.run / "runtime.sock"
+        return self.run / node_files.SOCKET
 
     @property
     def volume(self) -> Path:
@@ -92,7 +91,7 @@ class SandboxDirectory:
             directory.mkdir(mode=0o700, exist_ok=True)
             directory.chmod(0o700)
         token = secrets.token_urlsafe(32)
-        _write_private(self.run / "token", token.encode())
+        _write_private(self.run / node_files.TOKEN, token.encode())
         for name in VOLUME_MOUNTS:
             directory = self.volume / name
             directory.mkdir(exist_ok=True)

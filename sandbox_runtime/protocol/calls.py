@@ -19,6 +19,9 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 READ_BYTES = 256 * 1024
 
+REFUSED_HEADER = "Coldframe-Relay-Refused"
+"""The relay's, where it answers in place of a server in a sandbox."""
+
 Query = Mapping[str, str | int | bool | None]
 """None leaves a parameter out."""
 
@@ -35,6 +38,10 @@ class Answer:
 
     def close(self) -> None:
         self._give_back()
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        return self._response.getheaders()
 
     def header(self, name: str) -> str:
         """Empty where there is none."""
@@ -59,7 +66,7 @@ class RuntimeCalls:
 
     def __init__(self, relay: Connections, sandbox_id: str) -> None:
         self._relay = relay
-        self._prefix = f"/sandboxes/{sandbox_id}"
+        self._sandbox_id = sandbox_id
 
     def call(
         self,
@@ -106,19 +113,53 @@ class RuntimeCalls:
 
         Raises what the runtime says, or `RuntimeUnreachable`.
         """
-        connection, response = self._relay.request(
-            method,
-            self._prefix + path + _query(query or {}),
-            body,
-            {"Host": "relay", **(headers or {})},
-            timeout_s=timeout_s,
-            repeatable=method != "POST",
-        )
-        answer = Answer(response, lambda: self._relay.give_back(connection, response))
+        target = f"/sandboxes/{self._sandbox_id}{path}{_query(query or {})}"
+        answer = self._ask(method, target, body, headers or {}, timeout_s)
         if answer.status >= 300:
             with closing(answer):
                 raise codec.decode_fault(answer.status, _joined(answer))
         return answer
+
+    def fetch(
+        self,
+        port: int,
+        method: str,
+        target: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes,
+        timeout_s: float,
+    ) -> Answer:
+        """What a server on a port of the sandbox answers, whatever that is.
+
+        Raises `PortNotListening`, `RuntimeUnreachable`.
+        """
+        path = f"/ports/{self._sandbox_id}/{port}{target}"
+        answer = self._ask(method, path, body, headers, timeout_s)
+        if answer.header(REFUSED_HEADER):
+            with closing(answer):
+                raise codec.decode_fault(answer.status, _joined(answer))
+        return answer
+
+    def look_at_exposures(self) -> None:
+        """Tells the relay that the exposed ports of this sandbox have changed."""
+        answer = self._ask("POST", f"/exposures/{self._sandbox_id}", None, {}, CALL_TIMEOUT_S)
+        with closing(answer):
+            if answer.status != 204:
+                raise codec.decode_fault(answer.status, _joined(answer))
+
+    def _ask(
+        self, method: str, target: str, body: Body, headers: Mapping[str, str], timeout_s: float
+    ) -> Answer:
+        connection, response = self._relay.request(
+            method,
+            target,
+            body,
+            {"Host": "relay", **headers},
+            timeout_s=timeout_s,
+            repeatable=method != "POST",
+        )
+        return Answer(response, lambda: self._relay.give_back(connection, response))
 
 
 def _joined(answer: Answer) -> bytes:

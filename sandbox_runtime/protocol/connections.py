@@ -11,7 +11,8 @@ import os
 import socket
 import stat
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
@@ -95,11 +96,13 @@ class Connections:
             connection.close()
 
 
-def connect_guarded(socket_path: Path, timeout_s: float) -> socket.socket:
-    """Connects to a socket whose directory is not trusted.
+@contextmanager
+def guarded_entry(socket_path: Path) -> Iterator[int]:
+    """A descriptor of a socket's file whose directory is not trusted, to be connected to as
+    `/proc/self/fd/<descriptor>`: it is that very inode, and has no limit of 108 bytes.
 
-    The last path component is opened without following links and must be a socket; the connection
-    then goes to that very inode, by `/proc/self/fd`, which also has no limit of 108 bytes.
+    The last path component is opened without following links and must be a socket. Raises
+    `RuntimeUnreachable`.
     """
     try:
         directory = os.open(socket_path.parent, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -109,20 +112,24 @@ def connect_guarded(socket_path: Path, timeout_s: float) -> socket.socket:
             os.close(directory)
     except OSError as error:
         raise unreachable(error) from error
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if not stat.S_ISSOCK(os.fstat(entry).st_mode):
             raise RuntimeUnreachable(f"{socket_path.name} is not a socket")
-        connection.settimeout(timeout_s)
-        connection.connect(f"/proc/self/fd/{entry}")
-    except OSError as error:
-        connection.close()
-        raise unreachable(error) from error
-    except RuntimeUnreachable:
-        connection.close()
-        raise
+        yield entry
     finally:
         os.close(entry)
+
+
+def connect_guarded(socket_path: Path, timeout_s: float) -> socket.socket:
+    """Connects to a socket whose directory is not trusted. Raises `RuntimeUnreachable`."""
+    with guarded_entry(socket_path) as entry:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(timeout_s)
+        try:
+            connection.connect(f"/proc/self/fd/{entry}")
+        except OSError as error:
+            connection.close()
+            raise unreachable(error) from error
     return connection
 
 

@@ -10,6 +10,7 @@ RuntimeFault
 ├── TooManyExecutions     the runtime already holds as many executions as it may
 ├── ContextUnavailable    the interpreter of a code context cannot be started
 ├── ArchiveRefused        an uploaded archive cannot be unpacked
+├── PortNotListening      nothing in the sandbox listens on this port
 ├── DiskFull              what was to be written has no room on the sandbox's volume
 └── RuntimeUnreachable    nobody answers on the sandbox's socket, or what answers is not our runtime
 """
@@ -118,6 +119,14 @@ class DiskFull(RuntimeFault):
     hint = "Delete files that are no longer needed, or use a sandbox with a larger diskMb."
 
 
+class PortNotListening(RuntimeFault):
+    """Nothing in the sandbox listens on this port."""
+
+    code = "port_not_listening"
+    http_status = 502
+    hint = "Start the server, and wait for its port: POST …/processes/{id}/wait."
+
+
 class RuntimeUnreachable(RuntimeFault):
     """Nobody answers on the sandbox's socket, or what answers is not our runtime."""
 
@@ -138,6 +147,7 @@ FAULTS: dict[str, type[RuntimeFault]] = {
         ContextUnavailable,
         ArchiveRefused,
         DiskFull,
+        PortNotListening,
         RuntimeUnreachable,
     )
 }

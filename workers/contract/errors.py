@@ -13,6 +13,7 @@ Fault
 ├── SandboxFailed           the sandbox could not be made
 ├── SessionNotFound / SessionExists / TooManyIsolatedSessions
 ├── ContextNotFound / ContextLanguageDiffers
+├── PreviewTokenTaken       another port of the sandbox is exposed with this token
 ├── JobNotFound
 ├── EventsExpired           the job's events are no longer kept
 ├── LineFull                too many jobs wait in this session or context
@@ -165,3 +166,10 @@ class IdempotencyConflict(Fault):
 
     code = "idempotency_conflict"
     hint = "Use a new key for a new request."
+
+
+class PreviewTokenTaken(Fault):
+    """Another port of the sandbox is exposed with this token."""
+
+    code = "preview_token_taken"
+    hint = "Give each port a token of its own, or none: then it gets one."

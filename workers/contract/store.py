@@ -12,6 +12,7 @@
     cf:sandbox:<id>:jobs         set     its jobs that are not completed
     cf:sandbox:<id>:sessions     hash    name → session, as JSON
     cf:sandbox:<id>:contexts     hash    id → code context, as JSON
+    cf:sandbox:<id>:ports        hash    its exposed ports; see `ports.py`
     cf:sandbox:<id>:events       stream  what happened to it, and the channel that tells it; see
                                          `sandbox_events.py`
     cf:sandbox-names:<owner>     hash    name → id
@@ -431,6 +432,14 @@ class SandboxStore:
             raise SandboxNotFound(f"No sandbox {sandbox_id}.")
         return _sandbox(fields)
 
+    def state(self, sandbox_id: str) -> SandboxState:
+        """Raises `SandboxNotFound`."""
+        with store_errors():
+            state = self._client.hget(f"cf:sandbox:{sandbox_id}", "state")
+        if state is None:
+            raise SandboxNotFound(f"No sandbox {sandbox_id}.")
+        return SandboxState(state.decode())
+
     def by_name(self, owner: str, name: str) -> Sandbox:
         """Raises `SandboxNotFound`."""
         with store_errors():
@@ -683,6 +692,7 @@ class SandboxStore:
             f"cf:sandbox:{sandbox.id}:sessions",
             f"cf:sandbox:{sandbox.id}:contexts",
             f"cf:sandbox:{sandbox.id}:jobs",
+            f"cf:sandbox:{sandbox.id}:ports",
         )
         owner_node = node or sandbox.node
         if owner_node:

@@ -16,6 +16,7 @@ import requests
 from docker.types import LogConfig, Mount, Ulimit
 
 from workers import mounts
+from workers.contract.node_files import RUN_MOUNT
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.drivers import advice
 from workers.drivers.cgroups import JOBS, SandboxCgroups, find_hierarchies
@@ -36,7 +37,7 @@ from workers.drivers.user_environment import (
     user_environment,
     write_user_environment,
 )
-from workers.sandbox_directory import RUN_MOUNT, VOLUME_MOUNTS, SandboxDirectory
+from workers.sandbox_directory import VOLUME_MOUNTS, SandboxDirectory
 from workers.settings import SandboxDefaults
 
 MIB = 1024 * 1024

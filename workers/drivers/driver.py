@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
+from workers.contract import node_files
 from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.sandbox_directory import SandboxDirectory
 from workers.settings import SandboxDefaults
@@ -181,4 +182,4 @@ def owner_of(state_dir: Path, node_id: str) -> str:
 
 
 def sandboxes_root(state_dir: Path) -> Path:
-    return state_dir / "sandboxes"
+    return state_dir / node_files.SANDBOXES

@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from workers.contract.node_files import RUN_MOUNT
 from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
 from workers.drivers.cgroups import JOBS, Hierarchies, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
@@ -35,7 +36,7 @@ from workers.drivers.user_environment import (
     user_environment,
     write_user_environment,
 )
-from workers.sandbox_directory import RUN_MOUNT, VOLUME_MOUNTS, SandboxDirectory
+from workers.sandbox_directory import VOLUME_MOUNTS, SandboxDirectory
 from workers.user_blocks import UserBlock
 
 WARNING = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workers.sandbox_directory import RUN_MOUNT, SandboxDirectory
+from workers.contract.node_files import RUN_MOUNT
+from workers.sandbox_directory import SandboxDirectory
 
 FILE_NAME = "user-env"
 MOUNTED = f"{RUN_MOUNT}/{FILE_NAME}"

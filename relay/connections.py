@@ -1,0 +1,565 @@
+"""Passes requests on and answers back, byte for byte, with no more in memory than is under way.
+
+A connection into a sandbox serves one request: what a sandbox's server answers can never be taken
+for the answer to another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import cast
+
+import httptools
+import structlog
+
+from relay.messages import (
+    CONTINUE,
+    SWITCHING_PROTOCOLS,
+    Header,
+    RequestHead,
+    ResponseHead,
+    chunk,
+    end_to_end,
+    last_chunk,
+    request_bytes,
+    response_bytes,
+)
+from relay.routes import Answered, Gate, Route
+from relay.traffic import Traffic
+
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request or an answer, also of the trailers at a body's end."""
+
+MAX_HEADERS = 200
+
+HEAD_TIMEOUT_S = 15.0
+"""For a request's head to come, and for a body that is awaited to go on."""
+
+KEEP_ALIVE_S = 75.0
+
+IDLE_TIMEOUT_S = 3600.0
+"""For a request or a tunnel in which nothing is sent either way: long polls take their time."""
+
+SWEEP_S = 5.0
+
+MAX_INTERIM = 16
+"""Answers of 1xx before the one that counts."""
+
+NO_ANSWER = "The server in the sandbox ended the connection without an answer."
+
+HIGH_WATER_BYTES = 256 * 1024
+"""What may wait to be taken by one side until the other is no longer read."""
+
+log = structlog.get_logger(__name__)
+
+
+class _Parsing:
+    """Collects a head from the parser's callbacks, and sees to it that it has an end."""
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+        self._stalled_bytes = 0
+        self._progress = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEADERS:
+            raise _TooMuch
+
+    def progressed(self) -> None:
+        self._progress += 1
+
+    def fed(self, size: int, before: int) -> None:
+        """After some bytes. Raises `HttpParserError` where a head does not end."""
+        self._stalled_bytes = 0 if self._progress != before else self._stalled_bytes + size
+        if self._stalled_bytes > MAX_HEAD_BYTES:
+            raise httptools.HttpParserError from _TooMuch()
+
+    @property
+    def progress(self) -> int:
+        return self._progress
+
+
+class _TooMuch(Exception):
+    """More headers than may be."""
+
+
+class Listener:
+    """Makes the connections of one listening socket."""
+
+    def __init__(self, gate: Gate, traffic: Traffic, *, max_connections: int) -> None:
+        self.gate = gate
+        self.traffic = traffic
+        self.connections: set[ClientConnection] = set()
+        self._max_connections = max_connections
+
+    def connection(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.connections) >= self._max_connections
+
+    async def sweep(self) -> None:
+        """Ends, for ever, the connections whose time is over."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            now = loop.time()
+            for connection in [one for one in self.connections if one.deadline < now]:
+                connection.expire()
+
+    def close(self) -> None:
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class ClientConnection(asyncio.Protocol):
+    """One client's: its requests, one after the other."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+        self.deadline = 0.0
+        self.peer = ""
+        self._loop = asyncio.get_running_loop()
+        self._exchange: Exchange | None = None
+        self._is_tunnel = False
+        self._is_closing = False
+        self._rest = b""
+
+    # The transport's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
+        address = transport.get_extra_info("peername")
+        self.peer = address[0] if isinstance(address, tuple) else ""
+        if self.listener.is_full:
+            self.transport.abort()
+            return
+        self.listener.connections.add(self)
+        self._begin()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.listener.connections.discard(self)
+        if self._exchange is not None:
+            self._exchange.client_left()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        self._stay(IDLE_TIMEOUT_S if self._exchange else HEAD_TIMEOUT_S)
+        if self._is_tunnel:
+            assert self._exchange is not None
+            self._exchange.forward(data)
+            return
+        before = self._parsing.progress
+        try:
+            self._parser.feed_data(data)
+            self._parsing.fed(len(data), before)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._rest = data[upgrade.args[0] :]
+        except httptools.HttpParserError as error:
+            self._misread(error)
+
+    def eof_received(self) -> bool:
+        """True keeps the other direction open."""
+        return self._is_tunnel and self._exchange is not None and self._exchange.client_ended()
+
+    def pause_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.pause()
+
+    def resume_writing(self) -> None:
+        if self._exchange is not None:
+            self._exchange.resume()
+
+    # The parser's side.
+
+    def on_message_begin(self) -> None:
+        self._url: list[bytes] = []
+        if self._exchange is not None:
+            # Sent ahead of its turn: it is dropped, and the client sends it again elsewhere.
+            self._exchange.keep_alive = False
+            self._is_ahead = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url.append(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._parsing.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._is_ahead:
+            return
+        self._parsing.progressed()
+        request = RequestHead(
+            method=self._parser.get_method(),
+            target=b"".join(self._url),
+            headers=tuple(self._parsing.headers),
+            is_http_11=self._parser.get_http_version() == "1.1",
+            keep_alive=self._parser.should_keep_alive(),
+        )
+        self._parsing.headers = []
+        self.pause()  # Until the way into the sandbox is open.
+        self._exchange = Exchange(self, request)
+        self._exchange.start()
+
+    def on_body(self, body: bytes) -> None:
+        self._parsing.progressed()
+        if self._exchange is not None and not self._is_ahead:
+            self._exchange.forward_body(body)
+
+    def on_message_complete(self) -> None:
+        self._parsing.progressed()
+        if self._exchange is not None and not self._is_ahead:
+            self._exchange.forward_end(self._parsing.headers)
+
+    # The exchange's side.
+
+    def write(self, data: bytes) -> None:
+        self._stay(IDLE_TIMEOUT_S)
+        self.transport.write(data)
+
+    def pause(self) -> None:
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def become_tunnel(self) -> bytes:
+        """What the client sent behind its request."""
+        self._is_tunnel = True
+        return self._rest
+
+    def finished(self, *, keep_alive: bool) -> None:
+        """The answer has been written."""
+        self._exchange = None
+        if keep_alive:
+            self._begin()
+            self._stay(KEEP_ALIVE_S)
+            self.resume()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """After what is still to be written.
+
+        What the client still sends is read and dropped: to a closed socket it would be answered
+        with a reset, before which the client may not have read our answer.
+        """
+        self._is_closing = True
+        self._stay(HEAD_TIMEOUT_S)
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+            self.transport.resume_reading()
+        else:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """At once: what the client has is cut, and it can tell."""
+        self._is_closing = True
+        self.transport.abort()
+
+    def expire(self) -> None:
+        if self._exchange is None and not self._is_closing:
+            self.end()
+        else:
+            self.abort()
+
+    def _begin(self) -> None:
+        self._is_ahead = False
+        self._parsing = _Parsing()
+        self._parser = httptools.HttpRequestParser(self)
+        self._rest = b""
+        self._stay(HEAD_TIMEOUT_S)
+
+    def _stay(self, seconds: float) -> None:
+        self.deadline = self._loop.time() + seconds
+
+    def _misread(self, error: Exception) -> None:
+        if self._exchange is not None:  # In its body, or behind it.
+            self.abort()
+            return
+        if isinstance(error.__cause__ or error.__context__, _TooMuch):
+            answer = self.listener.gate.misread(431, "The request's head is too large.")
+        else:
+            answer = self.listener.gate.misread(400, f"This is not an HTTP request: {error}.")
+        self.transport.write(_whole(answer, keep_alive=False))
+        self.end()
+
+
+class Exchange(asyncio.Protocol):
+    """One request on its way into a sandbox, and the answer on its way back."""
+
+    def __init__(self, client: ClientConnection, request: RequestHead) -> None:
+        self.keep_alive = request.keep_alive and not request.values(b"upgrade")
+        self._client = client
+        self._request = request
+        self._route: Route | None = None
+        self._upstream: asyncio.Transport | None = None
+        self._pending: list[bytes] = []
+        self._request_ended = not request.has_body
+        self._answer: ResponseHead | None = None
+        self._answer_chunked = False
+        self._answer_ended = False
+        self._interim = 0
+        self._is_over = False
+        self._is_tunnel = False
+        self._task: asyncio.Task[None] | None = None
+
+    # The client's side.
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._open())
+
+    def forward_body(self, body: bytes) -> None:
+        self.forward(chunk(body) if self._request.is_chunked else body)
+
+    def forward_end(self, trailers: Iterable[Header]) -> None:
+        if self._request.is_chunked:
+            self.forward(last_chunk(end_to_end(trailers)))
+        self._request_ended = True
+
+    def forward(self, data: bytes) -> None:
+        if self._upstream is None:
+            self._pending.append(data)
+        elif not self._upstream.is_closing():
+            self._upstream.write(data)
+
+    def client_ended(self) -> bool:
+        """A tunnel's client sends no more; whether the sandbox's side may go on."""
+        if self._upstream is None or not self._upstream.can_write_eof():
+            return False
+        self._upstream.write_eof()
+        return True
+
+    def client_left(self) -> None:
+        self._leave()
+
+    def pause(self) -> None:
+        """The client does not take what it is sent."""
+        if self._upstream is not None and not self._upstream.is_closing():
+            self._upstream.pause_reading()
+
+    def resume(self) -> None:
+        if self._upstream is not None and not self._upstream.is_closing():
+            self._upstream.resume_reading()
+
+    def abort(self) -> None:
+        """The way into the sandbox is closed."""
+        self._leave()
+        self._client.abort()
+
+    # The sandbox's side.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert self._route is not None
+        self._upstream = cast(asyncio.Transport, transport)
+        self._upstream.set_write_buffer_limits(HIGH_WATER_BYTES)
+        self._parsing = _Parsing()
+        self._parser = httptools.HttpResponseParser(self)
+        headers = [*self._route.headers, *self._framing()]
+        head = request_bytes(self._request.method, self._route.target, headers)
+        self._upstream.write(b"".join([head, *self._pending]))
+        self._pending.clear()
+        self._client.resume()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_over:
+            return
+        if self._is_tunnel:
+            self._client.write(data)
+            return
+        before = self._parsing.progress
+        try:
+            self._parser.feed_data(data)
+            self._parsing.fed(len(data), before)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._is_tunnel and upgrade.args[0] < len(data):
+                self._client.write(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._fail("What listens there does not speak HTTP.")
+        if self._answer_ended and not self._is_over and not self._is_tunnel:
+            self._finish()
+
+    def eof_received(self) -> bool:
+        if self._is_tunnel and not self._client.transport.is_closing():
+            if self._client.transport.can_write_eof():
+                self._client.transport.write_eof()
+                return True
+            return False
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._is_over:
+            return
+        if self._is_tunnel:
+            self._leave()
+            self._client.end()
+        elif error is None and self._answer is not None and self._lasts_to_the_end:
+            self._end_answer([])
+            self._finish()
+        else:
+            self._fail(NO_ANSWER)
+
+    def pause_writing(self) -> None:
+        self._client.pause()
+
+    def resume_writing(self) -> None:
+        self._client.resume()
+
+    # The parser's side.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._parsing.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._answer_ended:
+            return  # What comes behind the answer is nobody's.
+        self._parsing.progressed()
+        head = ResponseHead(self._parser.get_status_code(), tuple(self._parsing.headers))
+        self._parsing.headers = []
+        if head.status == SWITCHING_PROTOCOLS:
+            self._switch(head)
+        elif head.status < 200:
+            self._pass_interim(head)
+        else:
+            self._begin_answer(head)
+
+    def on_body(self, body: bytes) -> None:
+        self._parsing.progressed()
+        if not self._answer_ended:
+            self._client.write(chunk(body) if self._answer_chunked else body)
+
+    def on_message_complete(self) -> None:
+        self._parsing.progressed()
+        if self._answer is not None and not self._answer_ended:
+            self._end_answer(self._parsing.headers)
+
+    # Within.
+
+    async def _open(self) -> None:
+        loop = asyncio.get_running_loop()
+        gate, traffic = self._client.listener.gate, self._client.listener.traffic
+        try:
+            route = await gate.route(self._request, self._client.peer)
+            if not traffic.enter(route.place, self):
+                raise gate.misread(503, "Too many connections into this sandbox are open.")
+            self._route = route
+            sock = await route.dial()
+            await loop.create_connection(lambda: self, sock=sock)
+        except Answered as answer:
+            self._answer_here(answer)
+        except OSError:
+            self._fail(NO_ANSWER)
+        except Exception:
+            log.exception("request failed")
+            self._fail("The relay failed.")
+
+    def _framing(self) -> list[Header]:
+        if self._request.is_websocket:
+            return [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        framing = [(b"Connection", b"close")]
+        if self._request.is_chunked:
+            framing.append((b"Transfer-Encoding", b"chunked"))
+        elif length := self._request.values(b"content-length"):
+            framing.append((b"Content-Length", length[0].strip()))
+        return framing
+
+    def _switch(self, head: ResponseHead) -> None:
+        assert self._route is not None
+        if not self._request.is_websocket:
+            raise _Nonsense
+        headers = [
+            *self._route.answer_headers(end_to_end(head.headers)),
+            (b"Connection", b"Upgrade"),
+            (b"Upgrade", b"websocket"),
+        ]
+        self._client.write(response_bytes(head.status, headers))
+        self._is_tunnel = True
+        self.forward(self._client.become_tunnel())
+
+    def _pass_interim(self, head: ResponseHead) -> None:
+        self._interim += 1
+        if self._interim > MAX_INTERIM:
+            raise _Nonsense
+        if head.status == CONTINUE and self._request.is_http_11:
+            self._client.write(response_bytes(CONTINUE, ()))
+
+    def _begin_answer(self, head: ResponseHead) -> None:
+        assert self._route is not None
+        self._answer = head
+        headers = self._route.answer_headers(end_to_end(head.headers))
+        has_body = head.has_body(self._request.method)
+        if head.length is not None and head.status != 204:
+            headers.append((b"Content-Length", head.length))
+        elif has_body and self._request.is_http_11:
+            self._answer_chunked = True
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        elif has_body:
+            self.keep_alive = False
+        if not self._request_ended:
+            self.keep_alive = False  # What is left of the request's body has nowhere to go.
+        headers.append((b"Connection", b"keep-alive" if self.keep_alive else b"close"))
+        self._client.write(response_bytes(head.status, headers))
+        self._answer_ended = not has_body
+
+    def _end_answer(self, trailers: Iterable[Header]) -> None:
+        if self._answer_chunked:
+            self._client.write(last_chunk(end_to_end(trailers)))
+        self._answer_ended = True
+
+    @property
+    def _lasts_to_the_end(self) -> bool:
+        """Whether the answer's body is ended by the connection's end."""
+        assert self._answer is not None
+        return self._answer.length is None and not any(
+            name.lower() == b"transfer-encoding" for name, _ in self._answer.headers
+        )
+
+    def _finish(self) -> None:
+        self._leave()
+        self._client.finished(keep_alive=self.keep_alive)
+
+    def _fail(self, message: str) -> None:
+        """The sandbox's side is of no more use."""
+        if self._answer is None:
+            self._answer_here(self._client.listener.gate.gone(message))
+        else:
+            self.abort()
+
+    def _answer_here(self, answer: Answered) -> None:
+        if self._client.transport.is_closing():
+            return
+        keep_alive = self.keep_alive and self._request_ended
+        is_head = self._request.method == b"HEAD"
+        self._client.transport.write(_whole(answer, keep_alive=keep_alive, head_only=is_head))
+        self.keep_alive = keep_alive
+        self._finish()
+
+    def _leave(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+        if self._upstream is not None:
+            self._upstream.abort()
+        if self._route is not None:
+            self._client.listener.traffic.leave(self._route.place, self)
+
+
+class _Nonsense(Exception):
+    """An answer that follows no rule."""
+
+
+def _whole(answer: Answered, *, keep_alive: bool, head_only: bool = False) -> bytes:
+    headers = [
+        *answer.headers,
+        (b"Content-Length", b"%d" % len(answer.body)),
+        (b"Connection", b"keep-alive" if keep_alive else b"close"),
+    ]
+    return response_bytes(answer.status, headers) + (b"" if head_only else answer.body)
