@@ -32,6 +32,9 @@ REDIS_CONNECTIONS = 16
 BACKLOG = 1024
 TELL_USE_S = 1.0
 
+GC_THRESHOLD = 50_000
+"""Objects between two collections: a request leaves few cycles behind, and many objects."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -50,6 +53,7 @@ def main() -> int:
 
 async def _serve(settings: Settings, inside: socket.socket, outside: list[socket.socket]) -> None:
     gc.freeze()  # What is there now stays: no collection need look at it again.
+    gc.set_threshold(GC_THRESHOLD)
     loop = asyncio.get_running_loop()
     told_to_end = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

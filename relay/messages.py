@@ -30,6 +30,10 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+_FOR_THE_HOP = _HOP_BY_HOP | {b"content-length"}
+_PLAIN = frozenset({b"close", b"keep-alive", b"upgrade"})
+"""What `Connection` mostly says; none of it is the name of a further header."""
+
 _BODILESS = frozenset({204, 304})
 
 
@@ -85,15 +89,15 @@ class ResponseHead:
 
 def end_to_end(headers: Iterable[Header]) -> list[Header]:
     """Without those that are for the next hop alone, and without the body's length."""
-    headers = list(headers)
-    named = {
-        token.strip().lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for token in value.split(b",")
-    }
-    dropped = _HOP_BY_HOP | named | {b"content-length"}
-    return [(name, value) for name, value in headers if name.lower() not in dropped]
+    kept: list[Header] = []
+    named: set[bytes] = set()
+    for header in headers:
+        name = header[0].lower()
+        if name == b"connection":
+            named.update(token.strip() for token in header[1].lower().split(b","))
+        elif name not in _FOR_THE_HOP:
+            kept.append(header)
+    return kept if named <= _PLAIN else without(kept, frozenset(named))
 
 
 def without(headers: Iterable[Header], names: frozenset[bytes]) -> list[Header]:
