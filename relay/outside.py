@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 import socket
@@ -16,6 +17,7 @@ from relay.routes import Answered, Route
 from workers.contract.errors import StoreUnavailable
 from workers.contract.previews import PreviewAddress, PreviewName, of_path
 from workers.contract.sandboxes import SandboxState
+from workers.contract.terminals import TerminalName, TerminalStore, of_target
 
 SANDBOX_HEADER = b"X-Sandbox-Name"
 
@@ -36,6 +38,8 @@ _SET_BY_US = frozenset(
         b"x-sandbox-name",
     }
 )
+
+_NOT_FOR_A_TERMINAL = frozenset({b"authorization", b"cookie", b"host"})
 
 _NOT_A_SANDBOXS_TO_SAY = frozenset(
     {b"alt-svc", b"clear-site-data", b"public-key-pins", b"strict-transport-security"}
@@ -74,14 +78,26 @@ class Refusal(Exception):
 class OutsideGate:
     """For who knows a token; nobody is believed about anything else."""
 
-    def __init__(self, address: PreviewAddress, doors: Doors, exposures: Exposures) -> None:
+    def __init__(
+        self,
+        address: PreviewAddress,
+        doors: Doors,
+        exposures: Exposures,
+        terminals: TerminalStore,
+    ) -> None:
         self._address = address
         self._doors = doors
         self._exposures = exposures
+        self._terminals = terminals
 
     async def route(self, request: RequestHead, peer: str) -> Route:
         try:
-            return await self._preview(request, peer)
+            host = _only_host(request)
+            if preview := self._address.of_host(host.decode("latin-1")) or _of_path(request):
+                return await self._preview(preview, request, host, peer)
+            if terminal := of_target(request.target.decode("latin-1")):
+                return await self._terminal(terminal, request)
+            raise Refusal(404, "preview_not_found", "There is no preview at this address.")
         except Refusal as refusal:
             raise _page(refusal, request) from None
         except StoreUnavailable:
@@ -94,11 +110,11 @@ class OutsideGate:
     def gone(self, message: str) -> Answered:
         return _page(Refusal(502, "preview_failed", message))
 
-    async def _preview(self, request: RequestHead, peer: str) -> Route:
-        host = _only_host(request)
-        name = self._address.of_host(host.decode("latin-1")) or _of_path(request)
-        exposed = await self._exposures.find(name) if name else None
-        if name is None or exposed is None:
+    async def _preview(
+        self, name: PreviewName, request: RequestHead, host: bytes, peer: str
+    ) -> Route:
+        exposed = await self._exposures.find(name)
+        if exposed is None:
             raise Refusal(404, "preview_not_found", "There is no preview at this address.")
         target = request.target[len(name.prefix) :]
         if not target.startswith(b"/"):
@@ -120,6 +136,29 @@ class OutsideGate:
 
         headers = self._headers(request, host, name, exposed.sandbox_name, peer)
         return Route((name.sandbox_id, name.port), dial, target, headers, answer_headers)
+
+    async def _terminal(self, name: TerminalName, request: RequestHead) -> Route:
+        """The runtime itself speaks WebSocket here, at the terminal's own path alone."""
+        if not await asyncio.to_thread(self._terminals.knows, name):
+            raise Refusal(404, "terminal_not_found", "There is no terminal at this address.")
+        if not request.is_websocket:
+            raise Refusal(426, "websocket_only", "A terminal is spoken to by WebSocket.")
+
+        async def dial() -> socket.socket:
+            try:
+                return await self._doors.dial_runtime(name.sandbox_id)
+            except SandboxClosed:
+                state = await self._state(name.sandbox_id)
+                raise _page(Refusal(*_GONE[state]), request) from None
+
+        try:
+            token = self._doors.token(name.sandbox_id)
+        except SandboxClosed:
+            raise Refusal(*_GONE[await self._state(name.sandbox_id)]) from None
+        headers = without(end_to_end(request.headers), _SET_BY_US | _NOT_FOR_A_TERMINAL)
+        headers += [(b"Host", b"runtime"), (b"Authorization", b"Bearer " + token)]
+        target = f"/terminals/{name.terminal_id}".encode()
+        return Route((name.sandbox_id, None), dial, target, headers, list)
 
     async def _dial(self, name: PreviewName) -> socket.socket:
         """Raises `Refusal`."""
