@@ -19,11 +19,13 @@ import structlog
 import uvicorn
 
 from sandbox_runtime.api.executions import ExecutionRoutes
+from sandbox_runtime.api.git import GitRoutes
 from sandbox_runtime.api.status import StatusRoutes
 from sandbox_runtime.archives import unpack
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
-from sandbox_runtime.git import Checkouts
+from sandbox_runtime.git import Checkouts, GitCommands
+from sandbox_runtime.git_programs import GitPrograms
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.server import Api
 from sandbox_runtime.sessions import Sessions
@@ -67,10 +69,11 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     programs = UserPrograms(settings)
     sessions = Sessions(settings, programs)
     contexts = CodeContexts(settings, programs)
+    git = GitPrograms(settings, programs)
     executions = Executions(
         commands=sessions,
         code=contexts,
-        checkouts=Checkouts(settings, programs),
+        checkouts=Checkouts(settings, programs, git, sessions.directory_of),
         killed_by_limits=programs.killed_by_limits,
     )
 
@@ -86,6 +89,10 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
             ).routes(),
             *StatusRoutes(
                 boot_id=boot_id, executions=executions, sessions=sessions, contexts=contexts
+            ).routes(),
+            *GitRoutes(
+                executions=executions,
+                commands=GitCommands(settings, git, sessions.directory_of),
             ).routes(),
         ],
     )

@@ -13,6 +13,7 @@ import struct
 import msgspec
 
 from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
+from sandbox_runtime.protocol.git import GitCommand
 
 MAX_REPORT_BYTES = 24 * 1024 * 1024
 """One report: a cell's result, of which delegates leave out what is larger than a picture is."""
@@ -85,12 +86,15 @@ KernelReport = Ready | CellStarted | Printed | Result | CellException | CellEnde
 
 
 class Clone(Message, frozen=True, tag="clone"):
-    """Clone `url` into `target`; answered by `CloneBegan` and then `Cloned` or `NotCloned`."""
+    """Clone `url` into `target`; answered by `CloneBegan` and then `Done` or `Refused`."""
 
     url: str
     target: str
     ref: str | None
     depth: int | None
+    submodules: bool
+    protocols: str
+    """Those that git may use for `url`; submodules are fetched from remotes alone."""
 
 
 class CloneBegan(Message, frozen=True, tag="clone_began"):
@@ -99,23 +103,30 @@ class CloneBegan(Message, frozen=True, tag="clone_began"):
     target_existed: bool
 
 
-class Cloned(Message, frozen=True, tag="cloned"):
-    commit: str | None
-    """None: the repository is empty."""
-    branch: str | None
-    """None: HEAD is detached."""
+class Command(Message, frozen=True, tag="command"):
+    """Have git do it; answered by `Done` or `Refused`."""
+
+    workspace: str
+    command: GitCommand
+    """Its path is absolute, its credentials are left out."""
 
 
-class NotCloned(Message, frozen=True, tag="not_cloned"):
-    """`code` and `message` of the error event to come."""
+class Done(Message, frozen=True, tag="done"):
+    answer: msgspec.Raw
+    """Of a clone a `GitHead`, of a command what `ANSWERS` has for it."""
+
+
+class Refused(Message, frozen=True, tag="refused"):
+    """`code` is that of a `GitFault`, or another runtime fault's."""
 
     code: str
     message: str
-    stderr: str
-    """Git's own words."""
+    words: str
+    """Git's own."""
 
 
-CloneReport = CloneBegan | Progress | Cloned | NotCloned | Fault
+GitOrder = Clone | Command
+GitReport = CloneBegan | Progress | Done | Refused | Fault
 
 
 def framed(message: msgspec.Struct) -> bytes:

@@ -83,6 +83,7 @@ async def start(
     env: Mapping[str, str],
     group: JobGroup,
     reports: UnionType,
+    user: int = 0,
 ) -> Delegate:
     """Starts `module`, whose `main` becomes the user with the environment `env`.
 
@@ -109,7 +110,7 @@ async def start(
     reaping = asyncio.ensure_future(programs.wait(process))
     reader, writer = await asyncio.open_connection(sock=ours, limit=READ_AHEAD_BYTES)
     delegate = Delegate(process, reaping, reader, writer, reports)
-    await delegate.order(Identity(uid=settings.uid, gid=settings.gid, env=dict(env)))
+    await delegate.order(Identity(uid=programs.uid_of(user), gid=settings.gid, env=dict(env)))
     return delegate
 
 

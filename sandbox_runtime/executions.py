@@ -139,6 +139,13 @@ class Executions:
         if journal.ended and journal.acknowledged_n == journal.last_n:
             self._forget(execution_id)
 
+    async def dismiss(self, execution_id: str) -> None:
+        """Waits for its end, and drops it."""
+        journal = self._find(execution_id).journal
+        async for _ in journal.read(journal.acknowledged_n):
+            pass
+        self.acknowledge(execution_id, journal.last_n)
+
     def statuses(self) -> list[ExecutionStatus]:
         return [execution.status() for execution in self._executions.values()]
 

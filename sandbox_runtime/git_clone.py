@@ -1,32 +1,25 @@
-"""Clones one git repository: the delegate behind `git.py`."""
+"""Clones one git repository, in the delegate."""
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-# On import GitPython runs git, which root is not to do. Where there is none, it is content for now.
-os.environ["GIT_PYTHON_REFRESH"] = "quiet"
-os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = "/nonexistent"
-
-import git
-from git.exc import CommandError, GitCommandNotFound
-
-from sandbox_runtime.as_user import Channel, serve
-from sandbox_runtime.delegate_messages import Clone, CloneBegan, Cloned, NotCloned
-from sandbox_runtime.git_failures import MESSAGES, reason_of
+from sandbox_runtime.as_user import Channel
+from sandbox_runtime.delegate_messages import Clone, CloneBegan
+from sandbox_runtime.git_failures import reason_of
+from sandbox_runtime.git_python import CommandError, GitRefused, git, words_of
+from sandbox_runtime.git_urls import REMOTE_SCHEMES
 from sandbox_runtime.protocol.events import Progress
+from sandbox_runtime.protocol.git import GitHead
 
 PROGRESS_INTERVAL_S = 0.1
 
-MAX_STDERR_CHARS = 64 * 1024
-"""Of what git and the remote say; the last of it is kept."""
+MAX_WORDS_CHARS = 64 * 1024
+"""Of what git says beside its progress; the last of it is kept."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
@@ -40,35 +33,31 @@ PHASES = {
 }
 
 
-def main() -> None:
-    serve(_clone)
-
-
-def _clone(channel: Channel) -> None:
-    order = channel.receive(msgspec.json.Decoder(Clone))
-    if order is None:
-        return
+def clone(order: Clone, channel: Channel) -> GitHead:
+    """What is checked out then. Raises `GitRefused`."""
     progress = _Progress(channel)
     try:
-        git.refresh()
         repo = _Checkout(channel, order, progress).make()
-    except _Refused as refusal:
-        channel.send(_refusal(refusal.code, ""))
-    except GitCommandNotFound:
-        channel.send(_refusal("git_missing", ""))
     except CommandError as error:
-        words = f"{progress.words()}\n{_text(error.stderr)}".strip()
-        channel.send(_refusal(reason_of(words.replace(order.url, "")), words))
+        words = f"{progress.words()}\n{words_of(error)}".strip()
+        code = reason_of(words.replace(order.url, ""), "checkout_failed")
+        raise GitRefused(code, words) from error
     except OSError as error:
-        channel.send(_refusal("checkout_failed", f"{error.filename}: {error.strerror}"))
-    else:
-        channel.send(Cloned(commit=_commit(repo), branch=_branch(repo)))
+        raise GitRefused("checkout_failed", f"{error.filename}: {error.strerror}") from error
+    return head_of(repo.git)
 
 
-class _Refused(Exception):
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
+def head_of(repository: git.Git) -> GitHead:
+    """What is checked out."""
+    return GitHead(branch=_branch(repository), commit=resolved(repository, "HEAD^{commit}"))
+
+
+def resolved(repository: git.Git, revision: str) -> str | None:
+    """The full name of an object; None where there is none."""
+    try:
+        return str(repository.rev_parse("--verify", "--quiet", "--end-of-options", revision))
+    except CommandError:
+        return None
 
 
 class _Checkout:
@@ -81,6 +70,12 @@ class _Checkout:
 
     def make(self) -> git.Repo:
         self._begin()
+        repo = self._cloned()
+        if self._order.submodules:
+            self._fetch_submodules(repo)
+        return repo
+
+    def _cloned(self) -> git.Repo:
         ref = self._order.ref
         if ref is None:
             return self._clone()
@@ -97,10 +92,10 @@ class _Checkout:
         target = Path(self._order.target)
         try:
             if next(target.iterdir(), None) is not None:
-                raise _Refused("target_not_empty")
+                raise GitRefused("target_not_empty")
             existed = True
         except NotADirectoryError:
-            raise _Refused("target_not_empty") from None
+            raise GitRefused("target_not_empty") from None
         except FileNotFoundError:
             existed = False
         target.mkdir(parents=True, exist_ok=True)
@@ -122,7 +117,7 @@ class _Checkout:
 
     def _fetched(self, repo: git.Repo, ref: str) -> str:
         """The commit that `ref` is, fetched where the clone did not bring it."""
-        if (commit := _resolved(repo, f"{ref}^{{commit}}")) is not None:
+        if (commit := resolved(repo.git, f"{ref}^{{commit}}")) is not None:
             return commit
         depth = [] if self._order.depth is None else [f"--depth={self._order.depth}"]
         try:
@@ -133,9 +128,14 @@ class _Checkout:
             # The server gives out what it advertises alone: all of it, then.
             repo.git.fetch("--unshallow", "--", "origin", "+refs/*:refs/remotes/origin/*")
         for name in (ref, "FETCH_HEAD"):
-            if (commit := _resolved(repo, f"{name}^{{commit}}")) is not None:
+            if (commit := resolved(repo.git, f"{name}^{{commit}}")) is not None:
                 return commit
-        raise _Refused("ref_not_found")
+        raise GitRefused("ref_not_found")
+
+    def _fetch_submodules(self, repo: git.Repo) -> None:
+        depth = [] if self._order.depth is None else [f"--depth={self._order.depth}"]
+        with repo.git.custom_environment(GIT_ALLOW_PROTOCOL=":".join(REMOTE_SCHEMES)):
+            repo.git.submodule("update", "--init", "--recursive", *depth)
 
 
 class _Progress(git.RemoteProgress):
@@ -153,7 +153,7 @@ class _Progress(git.RemoteProgress):
 
     def line_dropped(self, line: str) -> None:
         self.other_lines.clear()
-        self._words = f"{self._words}\n{line}"[-MAX_STDERR_CHARS:]
+        self._words = f"{self._words}\n{line}"[-MAX_WORDS_CHARS:]
 
     def update(
         self,
@@ -174,28 +174,8 @@ class _Progress(git.RemoteProgress):
         )
 
 
-def _refusal(code: str, stderr: str) -> NotCloned:
-    return NotCloned(code=code, message=MESSAGES[code], stderr=stderr[-MAX_STDERR_CHARS:])
-
-
-def _commit(repo: git.Repo) -> str | None:
-    return _resolved(repo, "HEAD^{commit}")
-
-
-def _branch(repo: git.Repo) -> str | None:
+def _branch(repository: git.Git) -> str | None:
     try:
-        return str(repo.git.symbolic_ref("--short", "--quiet", "HEAD"))
+        return str(repository.symbolic_ref("--short", "--quiet", "HEAD"))
     except CommandError:
         return None
-
-
-def _resolved(repo: git.Repo, name: str) -> str | None:
-    try:
-        return str(repo.git.rev_parse("--verify", "--quiet", "--end-of-options", name))
-    except CommandError:
-        return None
-
-
-def _text(stderr: object) -> str:
-    """GitPython gives what git wrote quoted, with a heading."""
-    return re.sub(r"^\s*stderr: '|'$", "", str(stderr or ""))

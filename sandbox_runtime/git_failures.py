@@ -1,4 +1,4 @@
-"""Tells from git's own words why a clone failed."""
+"""Tells from git's own words why it failed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,42 @@ MESSAGES = {
     "target_not_empty": "The target directory exists and is not empty.",
     "git_missing": "This sandbox has no git.",
     "checkout_failed": "Git could not check the repository out.",
+    "git_failed": "Git could not do it.",
+    "invalid_repository_url": "The remote's URL is none that may be used here.",
+    "not_a_repository": "The directory is in no repository that may be used here.",
+    "remote_not_found": "The repository has no remote of this name.",
+    "path_not_found": "The repository has no such file.",
+    "nothing_to_commit": "No change is staged.",
+    "push_rejected": "The remote does not take what was pushed.",
+    "merge_conflict": "What was pulled does not go together with what is here.",
+    "uncommitted_changes": "Changes that are not committed would be lost.",
+    "branch_exists": "There is a branch of this name.",
+    "branch_not_merged": "The branch has commits that are in no other.",
+    "repository_locked": "Another git works on the repository.",
 }
 """What is said of each error code."""
 
 _PATTERNS = (
     ("disk_full", r"No space left on device"),
+    ("repository_locked", r"\.lock': File exists|cannot lock ref"),
+    ("push_rejected", r"\[(?:remote )?rejected\]"),
+    ("merge_conflict", r"CONFLICT \(|Automatic merge failed|refusing to merge unrelated"),
+    ("uncommitted_changes", r"would be overwritten by|have not concluded your merge"),
+    ("branch_exists", r"a branch named .* already exists"),
+    ("branch_not_merged", r"is not fully merged"),
+    ("nothing_to_commit", r"nothing to commit|nothing added to commit|no changes added"),
+    (
+        "not_a_repository",
+        r"not a git repository|must be run in a work tree|dubious ownership|"
+        r"cannot use bare repository",
+    ),
+    ("path_not_found", r"pathspec '.*' did not match any files$|is outside repository"),
     (
         "ref_not_found",
         r"Remote branch .* not found|couldn't find remote ref|not our ref|no such ref|"
         r"unadvertised object|did not match any file|reference is not a tree|bad object|"
-        r"unable to read tree",
+        r"unable to read tree|unknown revision|bad revision|[Nn]ot a valid (?:object|branch) name|"
+        r"invalid reference|src refspec .* does not match|branch '.*' not found|not a valid ref",
     ),
     (
         "authentication_failed",
@@ -47,9 +73,9 @@ _PATTERNS = (
 """The first that git's own words match, in the C locale, is what went wrong."""
 
 
-def reason_of(words: str) -> str:
+def reason_of(words: str, otherwise: str) -> str:
     """The error code that git's words stand for."""
     for code, pattern in _PATTERNS:
-        if re.search(pattern, words):
+        if re.search(pattern, words, re.MULTILINE):
             return code
-    return "checkout_failed"
+    return otherwise

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import msgspec
@@ -51,6 +52,22 @@ class LineStream(Response):
                 await send({"type": "http.response.body", "body": body, "more_body": not last})
         except ExecutionForgotten:
             return  # Another reader has acknowledged what this one has not read: it is cut.
+
+
+@asynccontextmanager
+async def until_left(receive: Receive, leave: Callable[[], object]) -> AsyncIterator[None]:
+    """Has `leave` called where the caller goes before the block ends; its request is read."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        leave()
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
 
 
 async def read_bytes(request: Request) -> bytes:

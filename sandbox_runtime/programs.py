@@ -110,9 +110,13 @@ class UserPrograms:
 
     def environment(self, extra: Mapping[str, str | None], *, user: int = 0) -> dict[str, str]:
         """What a program of the user starts with: the base, changed by `extra`; None unsets."""
-        of_other = {} if self._uid(user) == self._settings.uid else _environment_of_other(user)
+        of_other = {} if self.uid_of(user) == self._settings.uid else _environment_of_other(user)
         merged = {**self._base_environment, **of_other, **extra}
         return {name: value for name, value in merged.items() if value is not None}
+
+    def uid_of(self, user: int) -> int:
+        """The one that there is, where a sandbox has no others."""
+        return self._settings.uid + min(user, self._settings.users - 1)
 
     def give_to_user(self, file: str | int, user: int = 0) -> None:
         """Makes a user the owner of a file of ours, a path or a descriptor.
@@ -120,7 +124,7 @@ class UserPrograms:
         From then on we may have no right to open it.
         """
         if self._switches_user:
-            os.chown(file, self._uid(user), self._settings.gid)
+            os.chown(file, self.uid_of(user), self._settings.gid)
 
     def share_with_user(self, path: str, mode: int) -> None:
         """Lets the user's group open a file of ours; we stay its owner, so keep our right to it."""
@@ -173,7 +177,7 @@ class UserPrograms:
             pass_fds=pass_fds,
             start_new_session=True,
             # Between fork and exec; safe because we fork from the loop's thread alone.
-            preexec_fn=self._preparation(cwd, group, self._uid(user), as_user),
+            preexec_fn=self._preparation(cwd, group, self.uid_of(user), as_user),
         )
         if group is not None:
             group.joined(process.pid)
@@ -200,10 +204,6 @@ class UserPrograms:
         for group in groups:
             group.kill_all()
         await asyncio.gather(*(group.close() for group in groups))
-
-    def _uid(self, user: int) -> int:
-        """The one that there is, where a sandbox has no others."""
-        return self._settings.uid + min(user, self._settings.users - 1)
 
     def _preparation(
         self, cwd: str, group: JobGroup | None, uid: int, as_user: bool

@@ -59,6 +59,11 @@ class Sessions:
     def names(self) -> list[str]:
         return list(self._sessions)
 
+    def directory_of(self, session: Session) -> str:
+        """Where its shell is; where none runs, where it would start."""
+        live = self._sessions.get(session.name)
+        return (live and live.directory) or str(self._settings.workspace / session.cwd)
+
     async def run(
         self, request: ExecRequest, journal: Journal, output: Output, cancellation: Cancellation
     ) -> Complete | Error:
@@ -134,6 +139,11 @@ class _LiveSession:
         self._left_behind: deque[JobGroup] = deque()
         """Those of earlier commands that have left programs behind."""
         self._ended = False
+
+    @property
+    def directory(self) -> str | None:
+        """Where the shell is, or was at its last command's end; None while there is none."""
+        return self._shell.cwd if self._shell is not None and not self._shell.ended else None
 
     async def run(
         self, request: ExecRequest, journal: Journal, output: Output, cancellation: Cancellation

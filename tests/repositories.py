@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import io
+import os
 import socket
 import subprocess
 import tarfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +70,82 @@ def served(directory: Path, address: str) -> Iterator[ServedRepository]:
     finally:
         subprocess.run(["kill", "--", f"-{daemon.pid}"], check=False)
         daemon.wait(timeout=10)
+
+
+class GitOverHttp:
+    """`git http-backend` on a free port: all that is in a directory, to who knows the token."""
+
+    def __init__(self, server: http.server.ThreadingHTTPServer) -> None:
+        self.server = f"http://127.0.0.1:{server.server_port}"
+        self.requests: list[tuple[str, str | None]] = []
+        """The paths that were asked for, and the credentials that came with them."""
+
+
+@contextmanager
+def served_over_http(
+    directory: Path, *, token: str | None = None, redirect_to: str | None = None
+) -> Iterator[GitOverHttp]:
+    """Without a token, to all; with `redirect_to`, another server is named instead."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            serving.requests.append((self.path, self._password()))
+            if redirect_to is not None:
+                self._answer(307, {"Location": redirect_to + self.path}, b"")
+            elif token is not None and self._password() != token:
+                self._answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
+            else:
+                self._run_backend()
+
+        do_POST = do_GET
+
+        def _password(self) -> str | None:
+            kind, _, given = self.headers.get("Authorization", "").partition(" ")
+            return base64.b64decode(given).decode().partition(":")[2] if kind == "Basic" else None
+
+        def _run_backend(self) -> None:
+            path, _, query = self.path.partition("?")
+            body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+            done = subprocess.run(
+                ["git", "http-backend"],
+                input=body,
+                capture_output=True,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "GIT_PROJECT_ROOT": str(directory),
+                    "GIT_HTTP_EXPORT_ALL": "1",
+                    "REQUEST_METHOD": self.command,
+                    "PATH_INFO": path,
+                    "QUERY_STRING": query,
+                    "CONTENT_TYPE": self.headers.get("Content-Type", ""),
+                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+                    "REMOTE_USER": "ann",
+                },
+            )
+            head, _, body = done.stdout.partition(b"\r\n\r\n")
+            headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+            status = int(headers.pop("Status", "200").split()[0])
+            self._answer(status, headers, body)
+
+        def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        serving = GitOverHttp(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield serving
+        finally:
+            server.shutdown()
 
 
 def archive_of_files() -> str:

@@ -17,6 +17,7 @@ from sandbox_runtime.protocol.errors import (
     fault_from,
 )
 from sandbox_runtime.protocol.events import Numbered
+from sandbox_runtime.protocol.git import GitCommand
 from sandbox_runtime.protocol.requests import MAX_LINE_BYTES, ExecutionRequest
 
 T = TypeVar("T")
@@ -25,6 +26,7 @@ _EXECUTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 _encoder = msgspec.json.Encoder()
 _request_decoder: msgspec.json.Decoder[ExecutionRequest] = msgspec.json.Decoder(ExecutionRequest)
+_git_decoder: msgspec.json.Decoder[GitCommand] = msgspec.json.Decoder(GitCommand)
 _numbered_decoder = msgspec.json.Decoder(Numbered)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
@@ -44,6 +46,14 @@ def decode_request(body: bytes) -> ExecutionRequest:
     """Raises `InvalidRequest`, naming the field where there is one."""
     try:
         return _request_decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def decode_git_command(body: bytes) -> GitCommand:
+    """Raises `InvalidRequest`, naming the field where there is one."""
+    try:
+        return _git_decoder.decode(body)
     except msgspec.DecodeError as error:
         raise InvalidRequest(str(error)) from error
 

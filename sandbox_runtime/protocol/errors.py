@@ -12,6 +12,7 @@ RuntimeFault
 ├── ArchiveRefused        an uploaded archive cannot be unpacked
 ├── PortNotListening      nothing in the sandbox listens on this port
 ├── DiskFull              what was to be written has no room on the sandbox's volume
+├── GitFault              git cannot do what it was asked; below it, one class for each reason
 └── RuntimeUnreachable    nobody answers on the sandbox's socket, or what answers is not our runtime
 """
 
@@ -127,6 +128,156 @@ class PortNotListening(RuntimeFault):
     hint = "Start the server, and wait for its port: POST …/processes/{id}/wait."
 
 
+class GitFault(RuntimeFault):
+    """Git cannot do what it was asked, for a reason that has no code of its own."""
+
+    code = "git_failed"
+    http_status = 409
+
+
+class CheckoutFailed(GitFault):
+    """Git cannot check a repository out, for a reason that has no code of its own."""
+
+    code = "checkout_failed"
+    hint = "Git's own words are in the output."
+
+
+class InvalidRepositoryUrl(GitFault):
+    """The URL is none that may be cloned, or fetched from."""
+
+    code = "invalid_repository_url"
+    http_status = 422
+    hint = "Use https://, http://, git://, ssh:// or git@host:path."
+
+
+class RepositoryNotFound(GitFault):
+    """The remote has no such repository."""
+
+    code = "repository_not_found"
+    http_status = 404
+    hint = "Check the URL."
+
+
+class RefNotFound(GitFault):
+    """The repository has no such branch, tag or commit."""
+
+    code = "ref_not_found"
+    http_status = 404
+    hint = "Check the name; a commit is given in full, with 40 digits."
+
+
+class RemoteNotFound(GitFault):
+    """The repository has no remote of this name."""
+
+    code = "remote_not_found"
+    http_status = 404
+
+
+class PathNotFound(GitFault):
+    """The repository has no such file."""
+
+    code = "path_not_found"
+    http_status = 404
+
+
+class NotARepository(GitFault):
+    """The directory is in no repository, or its repository lies where it may not."""
+
+    code = "not_a_repository"
+    http_status = 404
+    hint = "Check path; a relative one is looked for in the session's directory."
+
+
+class AuthenticationFailed(GitFault):
+    """The remote refuses access. Not 401, which is about the API's own key."""
+
+    code = "authentication_failed"
+    http_status = 403
+    hint = (
+        "Check the credentials. Where there are none, the repository may also not exist: "
+        "servers do not tell."
+    )
+
+
+class NetworkError(GitFault):
+    """The remote cannot be reached, or broke the connection."""
+
+    code = "network_error"
+    http_status = 502
+    hint = "Check the URL, and that the sandbox has network access."
+
+
+class GitTimedOut(GitFault):
+    """Git took longer than it may."""
+
+    code = "timed_out"
+    http_status = 504
+    hint = "Allow it more time, or do less at once."
+
+
+class TargetNotEmpty(GitFault):
+    """There are files where a repository was to be checked out."""
+
+    code = "target_not_empty"
+    hint = "Choose another target directory, or remove this one first."
+
+
+class NothingToCommit(GitFault):
+    """No change is staged."""
+
+    code = "nothing_to_commit"
+    hint = "Add the files first."
+
+
+class PushRejected(GitFault):
+    """The remote does not take what was pushed."""
+
+    code = "push_rejected"
+    hint = "Pull first, where the remote has commits that are not here."
+
+
+class MergeConflict(GitFault):
+    """What was pulled does not go together with what is here; nothing was changed."""
+
+    code = "merge_conflict"
+    hint = "Merge in a session of the sandbox."
+
+
+class UncommittedChanges(GitFault):
+    """Changes that are not committed would be lost."""
+
+    code = "uncommitted_changes"
+    hint = "Commit them first, or undo them."
+
+
+class BranchExists(GitFault):
+    """A branch of this name is there."""
+
+    code = "branch_exists"
+
+
+class BranchNotMerged(GitFault):
+    """The branch has commits that are in no other."""
+
+    code = "branch_not_merged"
+    hint = "With force it is deleted nevertheless."
+
+
+class RepositoryLocked(GitFault):
+    """Another program's git holds the repository's lock."""
+
+    code = "repository_locked"
+    hint = "Wait for it; where none runs any more, delete index.lock in its .git directory."
+
+
+class GitMissing(GitFault):
+    """The sandbox has no git."""
+
+    code = "git_missing"
+    http_status = 501
+    hint = "Use an image with git, or send an archive."
+
+
 class RuntimeUnreachable(RuntimeFault):
     """Nobody answers on the sandbox's socket, or what answers is not our runtime."""
 
@@ -148,6 +299,26 @@ FAULTS: dict[str, type[RuntimeFault]] = {
         ArchiveRefused,
         DiskFull,
         PortNotListening,
+        GitFault,
+        CheckoutFailed,
+        InvalidRepositoryUrl,
+        RepositoryNotFound,
+        RefNotFound,
+        RemoteNotFound,
+        PathNotFound,
+        NotARepository,
+        AuthenticationFailed,
+        NetworkError,
+        GitTimedOut,
+        TargetNotEmpty,
+        NothingToCommit,
+        PushRejected,
+        MergeConflict,
+        UncommittedChanges,
+        BranchExists,
+        BranchNotMerged,
+        RepositoryLocked,
+        GitMissing,
         RuntimeUnreachable,
     )
 }

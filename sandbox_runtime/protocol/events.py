@@ -120,6 +120,8 @@ class Complete(_Event, frozen=True, tag="complete"):
     """A checkout's: the commit that is checked out."""
     branch: str | None = None
     """A checkout's: the branch; None where HEAD is detached."""
+    target_dir: str | None = None
+    """A checkout's: where it is."""
     oom_killed: bool = False
     """While it ran, the sandbox's memory ran out, and a program of its user was killed for it."""
 

@@ -36,6 +36,9 @@ MAX_OUTPUT_LIMIT_BYTES = 256 * 1024 * 1024
 MAX_LINE_BYTES = 32 * 1024 * 1024
 """One event on the wire. Output events stay far below; a picture may be large."""
 
+MAX_DEPTH = 2**31 - 1
+"""Of a checkout, in commits: git's own bound."""
+
 HEARTBEAT_S = 5.0
 
 BOOT_ID_HEADER = "Coldframe-Boot-Id"
@@ -116,14 +119,31 @@ class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):
     output_limit_bytes: OutputLimit = 16 * 1024 * 1024
 
 
+class Credentials(_Request, frozen=True):
+    """What a git remote is shown: a token over http(s), a key over ssh. Never logged or kept."""
+
+    token: str | None = None
+    username: str | None = None
+    """The token's; most servers take any."""
+    ssh_key: str | None = None
+    """A private key without a passphrase."""
+
+
 class CheckoutRequest(_Request, frozen=True, tag="checkout", tag_field="kind"):
-    """Clone a git repository into `target_dir`, as the sandbox's user."""
+    """Clone a git repository into `target_dir`, as the session's user.
+
+    The token, and credentials in the URL, are for the URL's host alone and are not kept.
+    """
 
     repo_url: str
-    target_dir: str
+    target_dir: str | None = None
+    """Relative to the session's directory; None: in the workspace, by the repository's name."""
     ref: str | None = None
     """A branch, a tag or a commit; None: the remote's default branch."""
-    depth: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    depth: Annotated[int, msgspec.Meta(ge=1, le=MAX_DEPTH)] | None = None
+    submodules: bool = False
+    credentials: Credentials = Credentials()
+    session: Session = Session()
     timeout_ms: TimeoutMs | None = None
     output_limit_bytes: OutputLimit = 16 * 1024 * 1024
 

@@ -284,7 +284,7 @@ def test_a_server_that_refuses_is_told_without_the_credentials(
 
     assert run.error.code == code
     assert run.start.command is not None
-    assert "http://***@127.0.0.1" in run.start.command
+    assert "http://127.0.0.1" in run.start.command
     assert "secret" not in repr(run.events)
 
 

@@ -11,9 +11,9 @@ import pytest
 from sandbox_runtime.delegate_messages import (
     LENGTH,
     MAX_REPORT_BYTES,
-    Cloned,
-    CloneReport,
+    GitReport,
     KernelReport,
+    Refused,
     framed,
 )
 from sandbox_runtime.delegates import Delegate, DelegateLost
@@ -30,7 +30,7 @@ def reported(data: bytes) -> object:
         reader.feed_eof()
         ended = asyncio.ensure_future(asyncio.to_thread(process.wait))
         _, writer = await asyncio.open_unix_connection(sock=_closed_socket())
-        delegate = Delegate(process, ended, reader, writer, CloneReport | KernelReport)
+        delegate = Delegate(process, ended, reader, writer, GitReport | KernelReport)
         try:
             return await delegate.report()
         finally:
@@ -46,13 +46,15 @@ def _closed_socket() -> socket.socket:
 
 
 def test_a_report_is_decoded() -> None:
-    assert reported(framed(Cloned(commit="c", branch=None))) == Cloned(commit="c", branch=None)
+    refused = Refused(code="c", message="m", words="")
+
+    assert reported(framed(refused)) == refused
 
 
 def test_a_report_longer_than_what_is_read_ahead_is_decoded() -> None:
-    cloned = Cloned(commit="c" * 100_000, branch=None)
+    refused = Refused(code="c", message="m" * 100_000, words="")
 
-    assert reported(framed(cloned)) == cloned
+    assert reported(framed(refused)) == refused
 
 
 @pytest.mark.parametrize(

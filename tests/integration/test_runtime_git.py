@@ -1,0 +1,439 @@
+"""Git as the web asks for it: over the runtime's socket, by real git, on real repositories."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox_runtime.protocol.requests import ExecRequest, Session
+from tests.repositories import GitOverHttp, git, make_repository, served_over_http
+from tests.running_runtime import TOKEN, RunningRuntime, running_runtime, wait_until
+
+SECRET = "token-that-nobody-sees"
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[RunningRuntime]:
+    with running_runtime() as runtime:
+        yield runtime
+
+
+@pytest.fixture(scope="module")
+def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
+    transport = httpx.HTTPTransport(uds=str(runtime.socket))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(
+        transport=transport, base_url="http://runtime", headers=headers, timeout=30
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def repository(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
+    """One commit on `trunk`, made by the sandbox's user."""
+    path = runtime.workspace / "".join(c if c.isalnum() else "-" for c in request.node.name)
+    runtime.as_user(
+        f"git init -q -b trunk {path}; cd {path}; echo 1 > file; git add .\n"
+        "git -c user.name=ann -c user.email=ann@example.org commit -q -m first"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Repositories for servers: `project.git`, one commit on `trunk`."""
+    directory = tmp_path_factory.mktemp("served")
+    make_repository(directory / "project")
+    git(directory, "clone", "-q", "--bare", "project", "project.git")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def private(served: Path) -> Iterator[GitOverHttp]:
+    with served_over_http(served, token=SECRET) as server:
+        yield server
+
+
+def command(http: httpx.Client, name: str, path: object, **fields: object) -> Json:
+    answer = http.post("/git", json={"command": name, "path": str(path), **fields})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def refusal(http: httpx.Client, name: str, path: object, **fields: object) -> tuple[int, str]:
+    answer = http.post("/git", json={"command": name, "path": str(path), **fields})
+    return answer.status_code, answer.json()["code"]
+
+
+def checkout(http: httpx.Client, url: str, target: object, **fields: object) -> list[Json]:
+    body = {"repoUrl": url, "targetDir": str(target), **fields}
+    answer = http.post("/git/checkout", json=body)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line)["event"] for line in answer.text.splitlines() if line]
+
+
+def everything_under(directory: Path) -> str:
+    """What all files hold, read as bytes go."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return "\n".join(path.read_bytes().decode(errors="replace") for path in files)
+
+
+def test_files_that_were_changed_are_told_by_what_was_done_to_them(
+    runtime: RunningRuntime, http: httpx.Client, repository: Path
+) -> None:
+    runtime.as_user("git mv file moved; echo 2 > new; echo 3 > staged; git add staged", repository)
+
+    status = command(http, "status", repository)
+
+    assert status["branch"] == "trunk"
+    assert {file["path"]: (file["index"], file["worktree"]) for file in status["files"]} == {
+        "moved": ("renamed", "unmodified"),
+        "staged": ("added", "unmodified"),
+        "new": ("untracked", "untracked"),
+    }
+    assert next(f["originalPath"] for f in status["files"] if f["path"] == "moved") == "file"
+
+
+def test_what_is_added_is_committed_and_is_in_the_log(
+    http: httpx.Client, repository: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("echo 2 > file; echo 3 > other", repository)
+
+    staged = command(http, "add", repository, files=["other"])
+    head = command(
+        http, "commit", repository, message="second\n\nbody", authorName="Bo", authorEmail="b@x.org"
+    )
+    log = command(http, "log", repository)
+    diff = command(http, "diff", repository)
+
+    assert {file["path"]: file["index"] for file in staged["files"]} == {
+        "file": "unmodified",
+        "other": "added",
+    }
+    first, second = log["commits"][1], log["commits"][0]
+    assert (second["commit"], second["parents"]) == (head["commit"], [first["commit"]])
+    assert second["message"] == "second\n\nbody\n"
+    assert (second["author"]["name"], second["author"]["email"]) == ("Bo", "b@x.org")
+    assert first["author"]["name"] == "ann"
+    assert diff == {"diff": diff["diff"], "truncated": False}
+    assert "-1\n+2\n" in diff["diff"]
+
+
+def test_a_commit_has_an_author_also_where_nobody_named_one(
+    http: httpx.Client, repository: Path, runtime: RunningRuntime
+) -> None:
+    command(http, "commit", repository, message="empty", allowEmpty=True)
+    runtime.as_user("git config user.name Cy; git config user.email c@example.org", repository)
+    command(http, "commit", repository, message="empty", allowEmpty=True)
+
+    authors = [one["author"] for one in command(http, "log", repository, limit=2)["commits"]]
+    assert [author["name"] for author in authors] == ["Cy", "Coldframe"]
+    assert authors[0]["email"] == "c@example.org"
+
+
+def test_branches_are_made_switched_to_listed_and_deleted(
+    http: httpx.Client, repository: Path
+) -> None:
+    command(http, "create_branch", repository, branch="feature", switch=True)
+    command(http, "commit", repository, message="more", allowEmpty=True)
+    there = command(http, "branches", repository)
+    command(http, "switch", repository, branch="trunk")
+
+    assert there["current"] == "feature"
+    assert [branch["name"] for branch in there["branches"]] == ["feature", "trunk"]
+    assert refusal(http, "create_branch", repository, branch="feature") == (409, "branch_exists")
+    assert refusal(http, "delete_branch", repository, branch="feature") == (
+        409,
+        "branch_not_merged",
+    )
+    command(http, "delete_branch", repository, branch="feature", force=True)
+    assert refusal(http, "switch", repository, branch="feature") == (404, "ref_not_found")
+
+
+def test_a_repository_without_commits_has_a_status_and_an_empty_log(
+    http: httpx.Client, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("git init -q -b main unborn")
+
+    status = command(http, "status", runtime.workspace / "unborn")
+
+    assert (status["branch"], status["commit"], status["files"]) == ("main", None, [])
+    assert command(http, "log", runtime.workspace / "unborn")["commits"] == []
+
+
+def test_a_relative_path_is_the_sessions(
+    http: httpx.Client, repository: Path, runtime: RunningRuntime
+) -> None:
+    session = Session(name="here", cwd=str(runtime.workspace))
+    runtime.run(ExecRequest(command=f"cd {repository}; mkdir sub", session=session))
+    fields = {"session": {"name": "here", "cwd": str(runtime.workspace)}}
+
+    assert command(http, "status", "sub", **fields)["branch"] == "trunk"
+    events = checkout(http, str(repository), "copy", **fields)
+    assert events[-1]["targetDir"] == f"{repository}/copy"
+
+
+def test_reasons_are_told_apart(
+    http: httpx.Client, repository: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("git remote add gone /workspace/gone; git remote add bad ext::x", repository)
+
+    assert refusal(http, "status", runtime.workspace) == (404, "not_a_repository")
+    assert refusal(http, "status", repository / "missing") == (404, "not_a_repository")
+    assert refusal(http, "commit", repository, message="x") == (409, "nothing_to_commit")
+    assert refusal(http, "add", repository, files=["missing"]) == (404, "path_not_found")
+    assert refusal(http, "log", repository, revision="missing") == (404, "ref_not_found")
+    assert refusal(http, "pull", repository) == (404, "remote_not_found")
+    assert refusal(http, "pull", repository, remote="bad") == (422, "invalid_repository_url")
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("log", {"revision": "--output={mark}"}),
+        ("diff", {"revision": "--output={mark}"}),
+        ("switch", {"branch": "--orphan=x"}),
+        ("create_branch", {"branch": "-d", "start": "trunk"}),
+        ("create_branch", {"branch": "x", "start": "--edit-description"}),
+        ("delete_branch", {"branch": "-D"}),
+        ("pull", {"remote": "--upload-pack=touch {mark}"}),
+        ("push", {"remote": "--receive-pack=touch {mark}"}),
+        ("push", {"remote": "ext::sh -c 'touch {mark}'"}),
+        ("add", {"files": ["--pathspec-from-file=/etc/passwd"]}),
+        ("log", {"revision": "trunk; touch {mark}"}),
+    ],
+)
+def test_an_option_in_a_field_is_a_name_that_is_not_there(
+    http: httpx.Client, repository: Path, name: str, fields: Json
+) -> None:
+    mark = repository / "mark"
+    filled = json.loads(json.dumps(fields).replace("{mark}", str(mark)))
+
+    status, code = refusal(http, name, repository, **filled)
+
+    assert (status, code) in {
+        (404, "ref_not_found"),
+        (404, "remote_not_found"),
+        (404, "path_not_found"),
+    }
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"depth": depth} for depth in (0, -1, 1.5, "x", 2**31)),
+        *({"timeoutMs": timeout} for timeout in (-1, 0, 1.5, "x")),
+        *({"credentials": {"token": token}} for token in ("", "a\nb")),
+        {"unknown": 1},
+    ],
+)
+def test_a_checkouts_numbers_and_credentials_are_checked(
+    http: httpx.Client, runtime: RunningRuntime, fields: Json
+) -> None:
+    body = {"repoUrl": "https://example.invalid/x", **fields}
+
+    answer = http.post("/git/checkout", json=body)
+
+    code = answer.json()["code"] if answer.status_code != 200 else _last(answer)["code"]
+    assert code == "invalid_request"
+    assert not (runtime.workspace / "x").exists()
+
+
+def _last(answer: httpx.Response) -> Json:
+    return dict(json.loads(answer.text.splitlines()[-1])["event"])
+
+
+def test_a_private_repository_is_checked_out_pulled_and_pushed_with_a_token(
+    http: httpx.Client, runtime: RunningRuntime, private: GitOverHttp, served: Path
+) -> None:
+    url = f"{private.server}/project.git"
+    token = {"credentials": {"token": SECRET}}
+
+    refused = checkout(http, url, runtime.workspace / "private")
+    events = checkout(http, url, runtime.workspace / "private", **token)
+    target = runtime.workspace / "private"
+    runtime.as_user("echo 2 > file; git add .", target)
+    committed = command(http, "commit", target, message="from the sandbox")
+    without = refusal(http, "push", target)
+    pushed = command(http, "push", target, host=private.server, **token)
+    pulled = command(http, "pull", target, host=private.server, **token)
+
+    assert refused[-1]["code"] == "authentication_failed"
+    assert events[-1]["type"] == "complete"
+    assert (events[-1]["branch"], events[-1]["targetDir"]) == ("trunk", str(target))
+    assert without == (403, "authentication_failed")
+    assert pushed == pulled == committed
+    assert git(served / "project.git", "rev-parse", "trunk").strip() == committed["commit"]
+    assert SECRET not in json.dumps(events)
+    assert SECRET not in everything_under(runtime.workspace)
+    assert SECRET not in everything_under(runtime.home)
+    assert list(runtime.scratch.glob("git-*")) == []
+
+
+def test_credentials_in_a_url_are_used_and_left_nowhere(
+    http: httpx.Client, runtime: RunningRuntime, private: GitOverHttp
+) -> None:
+    url = private.server.replace("http://", f"http://ann:{SECRET}@")
+
+    events = checkout(http, f"{url}/project.git", runtime.workspace / "by-url")
+
+    assert events[-1]["type"] == "complete"
+    assert SECRET not in json.dumps(events)
+    assert SECRET not in everything_under(runtime.workspace / "by-url")
+
+
+def test_a_token_is_told_to_its_own_host_alone(
+    http: httpx.Client, runtime: RunningRuntime, served: Path, private: GitOverHttp
+) -> None:
+    """Not to where that host redirects to, nor to where a submodule or a remote lies."""
+    with (
+        served_over_http(served, token="another") as other,
+        served_over_http(served, redirect_to=other.server) as redirecting,
+    ):
+        redirected = checkout(
+            http,
+            f"{redirecting.server}/project.git",
+            runtime.workspace / "redirected",
+            credentials={"token": SECRET},
+        )
+        checkout(
+            http,
+            f"{private.server}/project.git",
+            runtime.workspace / "moved",
+            credentials={"token": SECRET},
+        )
+        target = runtime.workspace / "moved"
+        runtime.as_user(f"git remote set-url origin {other.server}/project.git", target)
+        moved = refusal(http, "pull", target, host=private.server, credentials={"token": SECRET})
+
+        assert redirected[-1]["code"] == "authentication_failed"
+        assert moved == (403, "authentication_failed")
+        assert other.requests
+        assert {password for _, password in other.requests} == {None}
+
+
+def test_a_token_without_the_host_that_it_is_for_is_refused(
+    http: httpx.Client, repository: Path
+) -> None:
+    answer = http.post(
+        "/git", json={"command": "pull", "path": str(repository), "credentials": {"token": SECRET}}
+    )
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert SECRET not in answer.text
+
+
+def test_a_push_of_less_than_the_remote_has_is_rejected(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path
+) -> None:
+    runtime.as_user(
+        f"git clone -q --bare {repository} {repository}.git; git clone -q {repository}.git one\n"
+        f"git clone -q {repository}.git two"
+    )
+    one, two = runtime.workspace / "one", runtime.workspace / "two"
+    for clone in (one, two):
+        runtime.as_user(f"echo {clone.name} > file", clone)
+        command(http, "add", clone, files=["file"])
+        command(http, "commit", clone, message=clone.name)
+
+    command(http, "push", one)
+
+    assert refusal(http, "push", two) == (409, "push_rejected")
+    assert refusal(http, "pull", two) == (409, "merge_conflict")
+    assert command(http, "status", two)["files"] == []
+    assert (two / "file").read_text() == "two\n"
+
+
+def test_twenty_commits_at_once_wait_for_each_other(http: httpx.Client, repository: Path) -> None:
+    answers: list[Json] = []
+
+    def commit(number: int) -> None:
+        answers.append(command(http, "commit", repository, message=str(number), allowEmpty=True))
+
+    threads = [threading.Thread(target=commit, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    log = command(http, "log", repository)["commits"]
+    assert len({answer["commit"] for answer in answers}) == 20
+    assert sorted(one["message"].strip() for one in log[:-1]) == sorted(map(str, range(20)))
+
+
+@contextmanager
+def silent_server() -> Iterator[str]:
+    """A server that takes connections and says nothing."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_remote_that_hangs_is_given_up_in_time(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path
+) -> None:
+    with silent_server() as url:
+        runtime.as_user(f"git remote add origin {url}/x", repository)
+
+        events = checkout(http, f"{url}/x", runtime.workspace / "hangs", timeoutMs=1500)
+        pulled = refusal(http, "pull", repository, timeoutMs=1500)
+
+    assert events[-1]["code"] == "timed_out"
+    assert pulled == (504, "timed_out")
+    assert not (runtime.workspace / "hangs").exists()
+
+
+def test_a_lock_that_a_killed_command_left_behind_is_cleared(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path
+) -> None:
+    """And one that a program of the user's holds is not."""
+    (repository / ".git/coldframe.lock").write_text("held\n")
+    runtime.as_user("chmod a+w .git/coldframe.lock || true; touch .git/index.lock", repository)
+    (repository / ".git/coldframe.lock").chmod(0o666)
+
+    head = command(http, "commit", repository, message="after", allowEmpty=True)
+    runtime.as_user("touch .git/index.lock", repository)
+    locked = refusal(http, "add", repository, files=["."])
+
+    assert head["commit"]
+    assert locked == (409, "repository_locked")
+
+
+@pytest.mark.parametrize("route", ["checkout", "pull"])
+def test_what_a_caller_asked_for_ends_when_he_leaves(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path, route: str
+) -> None:
+    def gits() -> str:
+        return runtime.as_user(f"ps -eo args | grep '[g]it.*{port}' || true")
+
+    with silent_server() as url:
+        port = url.rpartition(":")[2]
+        runtime.as_user(f"git remote add origin {url}/x", repository)
+        path = "/git/checkout" if route == "checkout" else "/git"
+        body: Json = (
+            {"repoUrl": f"{url}/x", "targetDir": str(runtime.workspace / "left")}
+            if route == "checkout"
+            else {"command": "pull", "path": str(repository)}
+        )
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(runtime.socket))
+            sent = json.dumps(body).encode()
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            caller.sendall(f"{head}Content-Length: {len(sent)}\r\n\r\n".encode() + sent)
+            wait_until(lambda: bool(gits()))
+
+        wait_until(lambda: not gits())
+    wait_until(lambda: not (runtime.workspace / "left").exists())
+    assert [one for one in runtime.client.executions() if one.id.startswith("call-")] == []
