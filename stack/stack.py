@@ -109,10 +109,7 @@ class Stack:
         """The operator's Redis, or where our own listens."""
         if self.settings.redis_url:
             return self.settings.redis_url
-        server = redis_server.saved_server(self._redis_dir)
-        if server is None:
-            raise _never_up()
-        return server.url
+        return redis_server.server_url(self._redis_dir)
 
     def prepare(self) -> Driver:
         """Have all that `up` needs before a program starts: it can take minutes the first time."""
@@ -193,9 +190,10 @@ class Stack:
         return Wanted(directory, USER_REQUIREMENTS, for_others=True)
 
     def _make_state_dir(self) -> None:
-        if len(os.fsencode(self.settings.flower_socket)) > SOCKET_PATH_LIMIT:
+        longest = redis_server.socket_path(self._redis_dir)
+        if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
             raise StateDirUnusable(
-                f"{self.settings.flower_socket} is too long for a socket's path.",
+                f"{longest} is too long for a socket's path.",
                 hint="Set COLDFRAME_STATE_DIR to a shorter path.",
             )
         try:
@@ -221,16 +219,12 @@ class Stack:
                 ) from error
             yield
 
-    def _is_usable_for_redis(self, port: int) -> bool:
-        running = self.processes.find(ProgramName.REDIS) is not None
-        return running or is_free(redis_server.HOST, port)
-
     def _ensure_redis(self) -> None:
-        server = redis_server.ensure_server(self._redis_dir, is_usable=self._is_usable_for_redis)
-        program = redis_server.server_program(server, self._redis_dir)
+        program = redis_server.server_program(self._redis_dir)
         if self.processes.ensure(program):
-            self._progress(f"redis: started on {redis_server.HOST}:{server.port}")
-        if not wait_until(lambda: redis_server.answers(server.url), timeout_s=REDIS_START_S):
+            self._progress("redis: started")
+        url = redis_server.server_url(self._redis_dir)
+        if not wait_until(lambda: redis_server.answers(url), timeout_s=REDIS_START_S):
             raise RedisFailed("Our own Redis does not answer.", hint=self._log_of(program.name))
 
     def _check_ports(self) -> None:

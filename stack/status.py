@@ -130,7 +130,7 @@ def _answer_problem(api: Api, path: str) -> str:
 def _address(stack: Stack, name: ProgramName) -> str:
     match name:
         case ProgramName.REDIS:
-            return stack.redis_url.rpartition("@")[2].removeprefix("redis://")
+            return stack.redis_url.rpartition("@")[2].rpartition("://")[2].removesuffix("?db=0")
         case ProgramName.WEB:
             return stack.settings.url
         case ProgramName.RELAY:

@@ -6,9 +6,11 @@ import faulthandler
 import logging
 import sys
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import structlog
 from celery import Celery, signals
+from kombu.transport import TRANSPORT_ALIASES
 
 from workers.contract.connection import connect
 from workers.contract.queue import PLACEMENT_QUEUE, PRUNE_TASK, node_queue
@@ -26,13 +28,14 @@ SWITCH_INTERVAL_S = 0.0005
 
 def make_app(settings: Settings) -> Celery:
     """The configured application. A node is made only where a worker starts."""
+    # By the name of the scheme: kombu looks at no other setting where Redis is on a Unix socket.
+    TRANSPORT_ALIASES["redis"] = "workers.poison:GuardedTransport"
     app = Celery("coldframe")
     app.conf.update(_configuration(settings.store))
     app.conf.update(
         worker_pool="threads",
         worker_concurrency=settings.job_limit,
         worker_consumer="workers.poison:GuardedConsumer",
-        broker_transport="workers.poison:GuardedTransport",
         # Our log lines are whole already; Celery would wrap each in one of its own.
         worker_redirect_stdouts=False,
         beat_schedule={"prune": {"task": PRUNE_TASK, "schedule": PRUNE_ROUND_S}},
@@ -72,7 +75,7 @@ def make_app(settings: Settings) -> Celery:
 def _configuration(store: StoreSettings) -> dict[str, Any]:
     """Early acknowledgement and no prefetch: while a job runs, its message is nowhere."""
     return {
-        "broker_url": store.redis_url,
+        "broker_url": _broker_url(store.redis_url),
         "broker_transport_options": {
             "socket_timeout": store.socket_timeout_s,
             "socket_connect_timeout": store.connect_timeout_s,
@@ -98,6 +101,15 @@ def _configuration(store: StoreSettings) -> dict[str, Any]:
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "enable_utc": True,
     }
+
+
+def _broker_url(redis_url: str) -> str:
+    """Kombu has a scheme of its own for Redis on a Unix socket."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    database = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?virtual_host={database}"
 
 
 def configure_logs() -> None:

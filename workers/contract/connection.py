@@ -26,13 +26,14 @@ RedisConnection: TypeAlias = Any
 
 def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
     """A client with a bounded pool: a caller waits for a connection, and opens none beyond."""
+    on_tcp = {} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}
     pool = redis.BlockingConnectionPool.from_url(
         settings.redis_url,
         max_connections=max_connections,
         timeout=settings.socket_timeout_s,
         socket_timeout=settings.socket_timeout_s,
         socket_connect_timeout=settings.connect_timeout_s,
-        socket_keepalive=True,
+        **on_tcp,
         health_check_interval=0,
         protocol=2,
         # One retry: enough for a connection that was closed while it lay in the pool.
