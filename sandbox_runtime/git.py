@@ -38,8 +38,8 @@ from sandbox_runtime.settings import Settings
 REMOVAL_TIMEOUT_S = 60.0
 """For what a failed checkout left behind."""
 
-LOCAL_TIMEOUT_S = 120.0
-"""For a command that asks no server."""
+LOCAL_TIMEOUT_S = 50.0
+"""For a command that asks no server; who asked for it waits a minute."""
 
 REMOTE_TIMEOUT_S = 600.0
 """For one that does, where the request does not say."""

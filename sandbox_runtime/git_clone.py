@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -21,6 +22,9 @@ PROGRESS_INTERVAL_S = 0.1
 MAX_WORDS_CHARS = 64 * 1024
 """Of what git says beside its progress; the last of it is kept."""
 
+FULL_BELOW_BYTES = 8 * 1024 * 1024
+"""Git writes so much at once; where a piece does not fit, its room may be left."""
+
 COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 PHASES = {
@@ -36,11 +40,14 @@ PHASES = {
 def clone(order: Clone, channel: Channel) -> GitHead:
     """What is checked out then. Raises `GitRefused`."""
     progress = _Progress(channel)
+    os.environ["GIT_ALLOW_PROTOCOL"] = order.protocols
     try:
         repo = _Checkout(channel, order, progress).make()
     except CommandError as error:
         words = f"{progress.words()}\n{words_of(error)}".strip()
         code = reason_of(words.replace(order.url, ""), "checkout_failed")
+        if code == "checkout_failed" and "unable to write" in words and _is_full(order.target):
+            code = "disk_full"  # Git does not say why it could not.
         raise GitRefused(code, words) from error
     except OSError as error:
         raise GitRefused("checkout_failed", f"{error.filename}: {error.strerror}") from error
@@ -58,6 +65,11 @@ def resolved(repository: git.Git, revision: str) -> str | None:
         return str(repository.rev_parse("--verify", "--quiet", "--end-of-options", revision))
     except CommandError:
         return None
+
+
+def _is_full(path: str) -> bool:
+    volume = os.statvfs(path)
+    return volume.f_bavail * volume.f_frsize < FULL_BELOW_BYTES or volume.f_favail == 0
 
 
 class _Checkout:

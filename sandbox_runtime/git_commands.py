@@ -115,10 +115,10 @@ class _Repository:
 
     def __init__(self, path: str, workspace: Path) -> None:
         """Raises `GitRefused`, `CommandError`."""
-        directory = Path(path).resolve()
+        directory = Path(os.path.realpath(path))
         if not directory.is_dir():
             raise GitRefused("not_a_repository", f"{path} is no directory")
-        self._workspace = workspace
+        self._workspace = workspace.resolve()
         self._git = git.Git(directory)
         self._directory = self._git_directory("--absolute-git-dir", directory)
         self._git_directory("--git-common-dir", directory)
@@ -192,7 +192,8 @@ class _Repository:
             raise GitRefused("uncommitted_changes", "a merge is going on")
         with self._identity(), self._git.custom_environment(GIT_ALLOW_PROTOCOL=protocols):
             self._git.fetch(
-                "--quiet", "--no-recurse-submodules", "--", command.remote, f"refs/heads/{branch}"
+                *("--quiet", "--no-recurse-submodules", "--upload-pack=git-upload-pack"),
+                *("--", command.remote, f"refs/heads/{branch}"),
             )
             try:
                 self._git.merge("--quiet", "--no-edit", "--no-verify", "FETCH_HEAD")
@@ -204,7 +205,9 @@ class _Repository:
 
     def push(self, command: PushCommand) -> GitHead:
         protocols, branch = self._protocols(command.remote, "--push"), self._branch(command)
-        options = ["--force-with-lease"] if command.force else []
+        options = ["--receive-pack=git-receive-pack"]
+        if command.force:
+            options.append("--force-with-lease")
         if command.set_upstream:
             options.append("--set-upstream")
         with self._git.custom_environment(GIT_ALLOW_PROTOCOL=protocols):
@@ -242,7 +245,7 @@ class _Repository:
     def _git_directory(self, option: str, directory: Path) -> Path:
         """It is in the workspace, or where one is without any link. Raises `GitRefused`."""
         said = self._git.rev_parse(option, stdout_as_string=False)
-        found = (directory / os.fsdecode(said)).resolve()
+        found = Path(os.path.realpath(directory / os.fsdecode(said)))
         if found.is_relative_to(self._workspace) or found.parent in (directory, *directory.parents):
             return found
         raise GitRefused("not_a_repository", f"its repository is {found}, outside the workspace")

@@ -1,8 +1,9 @@
 """What git is told wherever the runtime runs it: to ask nobody, and to run nothing unasked.
 
 A repository, its server and the user's configuration are all able to name programs for git to run.
-Those that its work does not need are switched off here; filters and merge drivers are left, and run
-as the user, as they would in his shell.
+Those that its work does not need are switched off here. Filters, merge drivers and credential
+helpers are left, and run as the user, as they would in his shell; so do the hooks of a repository
+in the sandbox that is pushed to.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ _ENVIRONMENT = {
     "SSH_ASKPASS": "/bin/true",
     "GIT_EDITOR": "/bin/true",
     "GIT_PAGER": "cat",
+    "GIT_PROXY_COMMAND": "",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_LITERAL_PATHSPECS": "1",
 }
@@ -27,6 +29,7 @@ _OPTIONS = {
     "safe.bareRepository": "explicit",
     "core.hooksPath": "/dev/null",
     "core.fsmonitor": "false",
+    "core.alternateRefsCommand": "/bin/true",
     "core.safecrlf": "false",
     "submodule.recurse": "false",
     "advice.detachedHead": "false",

@@ -93,11 +93,12 @@ def origin_of(url: str, workspace: Path) -> Origin:
         raise _invalid_url("it cannot be read") from None
     user = unquote(parts.username or "")
     password = unquote(parts.password or "")
-    if not _HOST.fullmatch(host) or user.startswith("-") or " " in url:
+    authority = rest.partition("/")[0]
+    if not _HOST.fullmatch(host) or user.startswith("-") or " " in url or parts.netloc != authority:
         raise _invalid_url("its host or user is not one")
     if _CONTROL.search(user + password):
         raise _invalid_url("its user or password has characters that none has")
-    userinfo, separator, address = parts.netloc.rpartition("@")
+    userinfo, separator, address = authority.rpartition("@")
     if not separator:
         return Origin(url, is_local=False)
     if scheme not in TOKEN_SCHEMES:

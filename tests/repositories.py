@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -75,17 +75,25 @@ def served(directory: Path, address: str) -> Iterator[ServedRepository]:
 class GitOverHttp:
     """`git http-backend` on a free port: all that is in a directory, to who knows the token."""
 
-    def __init__(self, server: http.server.ThreadingHTTPServer) -> None:
-        self.server = f"http://127.0.0.1:{server.server_port}"
+    def __init__(self, server: str) -> None:
+        self.server = server
         self.requests: list[tuple[str, str | None]] = []
         """The paths that were asked for, and the credentials that came with them."""
 
 
 @contextmanager
 def served_over_http(
-    directory: Path, *, token: str | None = None, redirect_to: str | None = None
+    directory: Path,
+    *,
+    address: str = "127.0.0.1",
+    token: str | None = None,
+    redirect_to: str | None = None,
+    let_in: Callable[[], object] = lambda: None,
 ) -> Iterator[GitOverHttp]:
-    """Without a token, to all; with `redirect_to`, another server is named instead."""
+    """Without a token, to all; with `redirect_to`, another server is named instead.
+
+    `let_in` is called, and may take its time, whenever somebody shows the right token.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -97,6 +105,7 @@ def served_over_http(
             elif token is not None and self._password() != token:
                 self._answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
             else:
+                let_in()
                 self._run_backend()
 
         do_POST = do_GET
@@ -139,8 +148,8 @@ def served_over_http(
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        serving = GitOverHttp(server)
+    with http.server.ThreadingHTTPServer((address, 0), Handler) as server:
+        serving = GitOverHttp(f"http://{address}:{server.server_port}")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield serving

@@ -20,6 +20,7 @@ from web.api.contexts import ContextRoutes
 from web.api.document import DocumentRoutes
 from web.api.execs import ExecRoutes
 from web.api.flower import FlowerRoutes
+from web.api.git import GitRoutes
 from web.api.health import HealthRoutes
 from web.api.job_answers import JobAnswers
 from web.api.jobs import JobList, JobRoutes
@@ -147,6 +148,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             address=settings.previews,
             now=timestamp,
         ).operations(),
+        *GitRoutes(door=door, sandboxes=sandboxes).operations(),
         *NodeRoutes(nodes).operations(),
         *HealthRoutes(placement=placement, metrics=metrics).operations(),
         *FlowerRoutes(settings.flower_socket).operations(),

@@ -29,6 +29,9 @@ from workers.contract.stream import (
 RETRY_S = 0.5
 """Between two looks whether Redis is back."""
 
+CLIENT_GONE = 499
+"""For the log alone: nobody reads this answer."""
+
 log = structlog.get_logger(__name__)
 
 

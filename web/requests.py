@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 from flask import Request
 
+from web import sse
 from web.errors import BodyTooLarge, InvalidField, UnreadableBody, UnsupportedMediaType
 
 T = TypeVar("T")
@@ -77,6 +78,11 @@ def check(field: str, value: object, kind: type[T]) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise InvalidField(field, str(error)) from error
+
+
+def wants_events(request: Request) -> bool:
+    """Whether the answer is to be a stream of server-sent events."""
+    return sse.CONTENT_TYPE in request.headers.get("Accept", "").lower()
 
 
 def _check_plain(request: Request) -> None:

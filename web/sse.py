@@ -34,11 +34,15 @@ _LINE_ENDS = (
 
 def frame(event: PublishedEvent) -> bytes:
     """One event. Its JSON has no line end of its own; in strings they are escaped."""
-    json = event.json
+    return b"id: %b\n%b" % (str(event.id).encode(), frame_without_id(event.json))
+
+
+def frame_without_id(json: bytes) -> bytes:
+    """An event of a stream that nobody can come back to."""
     for raw, escaped in _LINE_ENDS:
         if raw in json:
             json = json.replace(raw, escaped)
-    return b"id: %b\ndata: %b\n\n" % (str(event.id).encode(), json)
+    return b"data: %b\n\n" % json
 
 
 def frames(

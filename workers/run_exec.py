@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from sandbox_runtime.protocol.requests import ExecRequest, Session
+from sandbox_runtime.protocol.requests import ExecRequest
 from workers.contract.jobs import ExecSpec
-from workers.contract.sandboxes import Sandbox, SessionRecord
+from workers.contract.sandboxes import Sandbox, SessionRecord, runtime_session
 
 
 def exec_request(spec: ExecSpec, sandbox: Sandbox, session: SessionRecord | None) -> ExecRequest:
     """What the runtime is asked; `session` is None for the implicit one."""
-    shell = Session(name=spec.session, env=sandbox.user_env)
-    if session is not None:
-        shell = Session(
-            name=session.name,
-            cwd=session.cwd,
-            env={**sandbox.user_env, **session.env},
-            user=session.user,
-        )
     return ExecRequest(
         command=spec.command,
         argv=spec.argv,
-        session=shell,
+        session=runtime_session(sandbox, session),
         cwd=spec.cwd,
         env=spec.env,
         stdin=spec.stdin,

@@ -34,6 +34,7 @@ NO_NUL = r"^[^\x00]*$"
 """No program can be given one."""
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=NO_NUL)]
+Message = Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024, pattern=NO_NUL)]
 Files = Annotated[list[Text], msgspec.Meta(max_length=MAX_FILES)]
 
 
@@ -85,7 +86,7 @@ class AddCommand(_Command, frozen=True, tag="add"):
 class CommitCommand(_Command, frozen=True, tag="commit"):
     """Commit what is staged."""
 
-    message: Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024, pattern=NO_NUL)]
+    message: Message
     author_name: Text | None = None
     author_email: Text | None = None
     allow_empty: bool = False

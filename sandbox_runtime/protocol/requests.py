@@ -53,6 +53,7 @@ def user_name(user: int) -> str:
 
 
 OutputLimit = Annotated[int, msgspec.Meta(ge=0, le=MAX_OUTPUT_LIMIT_BYTES)]
+Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=64 * 1024)]
 TimeoutMs = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -122,10 +123,11 @@ class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):
 class Credentials(_Request, frozen=True):
     """What a git remote is shown: a token over http(s), a key over ssh. Never logged or kept."""
 
-    token: str | None = None
-    username: str | None = None
+    token: Secret | None = None
+    """For http and https."""
+    username: Secret | None = None
     """The token's; most servers take any."""
-    ssh_key: str | None = None
+    ssh_key: Secret | None = None
     """A private key without a passphrase."""
 
 

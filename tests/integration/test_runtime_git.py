@@ -15,7 +15,7 @@ import pytest
 
 from sandbox_runtime.protocol.requests import ExecRequest, Session
 from tests.repositories import GitOverHttp, git, make_repository, served_over_http
-from tests.running_runtime import TOKEN, RunningRuntime, running_runtime, wait_until
+from tests.running_runtime import IS_ROOT, TOKEN, RunningRuntime, running_runtime, wait_until
 
 SECRET = "token-that-nobody-sees"
 
@@ -321,6 +321,113 @@ def test_a_token_is_told_to_its_own_host_alone(
         assert moved == (403, "authentication_failed")
         assert other.requests
         assert {password for _, password in other.requests} == {None}
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="NOT TESTED: without root, all is one user's")
+def test_while_git_runs_no_argument_or_variable_has_the_token(
+    http: httpx.Client, runtime: RunningRuntime, served: Path
+) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        arrived.set()
+        go_on.wait(10)
+
+    with served_over_http(served, token=SECRET, let_in=wait) as server:
+        url, target = f"{server.server}/project.git", runtime.workspace / "watched"
+        checking_out = threading.Thread(
+            target=checkout, args=(http, url, target), kwargs={"credentials": {"token": SECRET}}
+        )
+        checking_out.start()
+        assert arrived.wait(10)
+        shown = runtime.as_user("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null || true")
+        (directory,) = runtime.scratch.glob("git-*")
+        file = directory / "login"
+        owner, mode = file.stat().st_uid, file.stat().st_mode & 0o777
+        go_on.set()
+        checking_out.join()
+
+    assert url in shown
+    assert SECRET not in shown
+    assert (owner, mode) == (runtime.uid, 0o600)
+    assert not directory.exists()
+
+
+def test_a_private_submodule_is_fetched_from_the_same_server_and_no_other(
+    http: httpx.Client, runtime: RunningRuntime, served: Path, private: GitOverHttp
+) -> None:
+    def with_submodule(name: str, url: str) -> str:
+        """The URL of a repository whose submodule lies there."""
+        git(served, "clone", "-q", "project.git", name)
+        (served / name / ".gitmodules").write_text(
+            f'[submodule "part"]\n\tpath = part\n\turl = {url}\n'
+        )
+        commit = git(served / "project.git", "rev-parse", "HEAD").strip()
+        git(served / name, "update-index", "--add", "--cacheinfo", f"160000,{commit},part")
+        git(served / name, "add", ".gitmodules")
+        identity = ("-c", "user.name=T", "-c", "user.email=t@example.org")
+        git(served / name, *identity, "commit", "-qm", "submodule")
+        git(served, "clone", "-q", "--bare", name, f"{name}.git")
+        return f"{private.server}/{name}.git"
+
+    options: Json = {"submodules": True, "credentials": {"token": SECRET}}
+    with served_over_http(served, token="another") as other:
+        same = with_submodule("same", "../project.git")
+        elsewhere = with_submodule("elsewhere", f"{other.server}/project.git")
+        local = with_submodule("local", f"file://{runtime.workspace}/x")
+
+        found = checkout(http, same, runtime.workspace / "same", **options)
+        refused = checkout(http, elsewhere, runtime.workspace / "elsewhere", **options)
+        forbidden = checkout(http, local, runtime.workspace / "local", **options)
+        without = checkout(
+            http, local, runtime.workspace / "without", credentials={"token": SECRET}
+        )
+
+        assert {password for _, password in other.requests} == {None}
+    assert found[-1]["type"] == "complete", found
+    assert (runtime.workspace / "same/part/greeting.txt").exists()
+    assert refused[-1]["code"] == "authentication_failed"
+    assert forbidden[-1]["type"] == "error"
+    assert "transport 'file' not allowed" in json.dumps(forbidden)
+    assert not (runtime.workspace / "local").exists()
+    assert without[-1]["type"] == "complete"
+
+
+def test_what_is_too_much_for_an_answer_is_cut_and_says_so(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path
+) -> None:
+    runtime.as_user(
+        """
+        commit=$(git rev-parse HEAD)
+        seq 12000 | sed "s|.*|$commit refs/heads/b&|" > .git/packed-refs
+        mkdir many; cd many; seq 12000 | xargs touch; cd ..
+        head -c 6000000 /dev/zero | tr '\\0' 'x' > file
+        """,
+        repository,
+    )
+
+    branches = command(http, "branches", repository)
+    status = command(http, "status", repository)
+    diff = command(http, "diff", repository)
+
+    assert (len(branches["branches"]), branches["truncated"]) == (10_000, True)
+    assert (len(status["files"]), status["truncated"]) == (10_000, True)
+    assert (len(diff["diff"]), diff["truncated"]) == (4 * 1024 * 1024, True)
+
+
+@pytest.mark.parametrize("base", ["file://{workspace}/", "ext::touch {workspace}/mark "])
+def test_a_configuration_that_rewrites_urls_opens_no_other_protocol(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path, base: str
+) -> None:
+    base = base.replace("{workspace}", str(runtime.workspace))
+    runtime.as_user(f"git config --global url.'{base}'.insteadOf http://rewritten.invalid/")
+
+    events = checkout(http, f"http://rewritten.invalid/{repository.name}", "/tmp/rewritten")
+    runtime.as_user(f"git config --global --remove-section url.'{base}'")
+
+    assert "not allowed" in json.dumps(events)
+    assert not Path("/tmp/rewritten").exists()
+    assert not (runtime.workspace / "mark").exists()
 
 
 def test_a_token_without_the_host_that_it_is_for_is_refused(

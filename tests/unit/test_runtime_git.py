@@ -104,6 +104,7 @@ def test_a_path_in_the_workspace_is_local(url: str) -> None:
         *("file:///workspace/%2e%2e/etc", "file:///workspace/a%00b"),
         *("ftp://example.org/a", "HTTPS://example.org/a", "javascript://x/y"),
         *("http://", "http:///a", "http://-x/a", "http://a b/c", "http://example.org:port/a"),
+        *("https://example.org#@example.com/a", "https://example.org?@example.com/a"),
         *("https://a%0ab:c@example.org/a", "ssh://ann:secret@example.org/a"),
         *("ssh://-oProxyCommand=x/a", "ssh://-x@example.org/a", "ssh://%2dx@example.org/a"),
         *("git@-oProxyCommand=x:a", "git@example.org:-a", "-oProxyCommand=x:a"),

@@ -21,7 +21,8 @@ from web.errors import InvalidEventId, InvalidField
 from web.metrics import Metrics
 from web.operations import json_answer
 from web.outcomes import Outcome
-from web.readers import Reader, Readers, client_left
+from web.readers import CLIENT_GONE, Reader, Readers, client_left
+from web.requests import wants_events
 from web.schemas import EventsQuery, job_view
 from workers.contract.errors import EventsExpired, Fault, JobNotFound
 from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent, decode_event
@@ -34,9 +35,6 @@ WAIT_MARGIN_S = 60.0
 
 GONE_LOOK_S = 1.0
 """So often the client is looked after, where its job ends with it."""
-
-CLIENT_GONE = 499
-"""For the log alone: nobody reads this answer."""
 
 _KEY = re.compile(r"[\x20-\x7e]{1,200}")
 
@@ -265,7 +263,7 @@ def _manner() -> Manner:
     preferences = {part.strip().lower() for part in request.headers.get("Prefer", "").split(",")}
     if "respond-async" in preferences:
         return Manner.AT_ONCE
-    if sse.CONTENT_TYPE in request.headers.get("Accept", "").lower():
+    if wants_events(request):
         return Manner.STREAM
     return Manner.WAIT
 

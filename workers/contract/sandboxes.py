@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from sandbox_runtime.protocol.requests import Session
 from workers.contract.jobs import JobError
 
 DEFAULT_SESSION = "default"
@@ -136,3 +137,15 @@ class NodeRecord(_Value, frozen=True):
     warnings: list[str] = []
     engine: str = ""
     """What makes its sandboxes, with its version."""
+
+
+def runtime_session(sandbox: Sandbox, session: SessionRecord | None) -> Session:
+    """What a session is to the sandbox's runtime; None is the implicit one."""
+    if session is None:
+        return Session(name=DEFAULT_SESSION, env=sandbox.user_env)
+    return Session(
+        name=session.name,
+        cwd=session.cwd,
+        env={**sandbox.user_env, **session.env},
+        user=session.user,
+    )
