@@ -53,6 +53,33 @@ class GitPrograms:
         told: Callable[[CloneBegan | Progress], None] = lambda report: None,
     ) -> Done | Refused | None:
         """How it ended; None where it was ended before it could. Nothing outlives this."""
+        if not await self._takes_place(cancellation):
+            return None
+        try:
+            if cancellation.code is not None:
+                return None
+            return await self._run(order, session, secrets, cancellation, told)
+        finally:
+            self._places.release()
+
+    async def _takes_place(self, cancellation: Cancellation) -> bool:
+        """False where the cancellation came first."""
+        acquiring = asyncio.create_task(self._places.acquire())
+        cancellation.call(acquiring.cancel)
+        try:
+            await asyncio.wait((acquiring,))
+        finally:
+            cancellation.forget(acquiring.cancel)
+        return not acquiring.cancelled()
+
+    async def _run(
+        self,
+        order: Clone | Command,
+        session: Session,
+        secrets: Secrets,
+        cancellation: Cancellation,
+        told: Callable[[CloneBegan | Progress], None],
+    ) -> Done | Refused | None:
         group = self._programs.new_group("git")
         cancellation.call(group.kill_all)
         outcome: Done | Refused | None = None
@@ -86,24 +113,23 @@ class GitPrograms:
     ) -> AsyncGenerator[Any, None]:
         """What the delegate reports, to its end."""
         given = self._programs.environment(session.env, user=session.user)
-        async with self._places:
-            with handed_over(
-                secrets, programs=self._programs, settings=self._settings, user=session.user
-            ) as handover:
-                delegate = await delegates.start(
-                    "sandbox_runtime.git_delegate",
-                    programs=self._programs,
-                    settings=self._settings,
-                    env=git_environment(given, handover, user=session.user),
-                    group=group,
-                    reports=GitReport,
-                    user=session.user,
-                )
-                try:
-                    await delegate.order(order)
-                    while True:
-                        yield await delegate.report()
-                except DelegateLost:
-                    return
-                finally:
-                    await delegate.close()
+        with handed_over(
+            secrets, programs=self._programs, settings=self._settings, user=session.user
+        ) as handover:
+            delegate = await delegates.start(
+                "sandbox_runtime.git_delegate",
+                programs=self._programs,
+                settings=self._settings,
+                env=git_environment(given, handover, user=session.user),
+                group=group,
+                reports=GitReport,
+                user=session.user,
+            )
+            try:
+                await delegate.order(order)
+                while True:
+                    yield await delegate.report()
+            except DelegateLost:
+                return
+            finally:
+                await delegate.close()

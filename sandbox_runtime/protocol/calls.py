@@ -77,10 +77,16 @@ class RuntimeCalls:
         query: Query | None = None,
         body: Body = None,
         timeout_s: float = CALL_TIMEOUT_S,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> T:
-        """The answer's JSON as a `kind`. Raises what the runtime says, or `RuntimeUnreachable`."""
+        """The answer's JSON as a `kind`. Raises what the runtime says, or `RuntimeUnreachable`.
+
+        Without `is_wanted` it is waited for whether or not somebody still wants it.
+        """
         with closing(
-            self.open(method, path, query=query, body=body, timeout_s=timeout_s)
+            self.open(
+                method, path, query=query, body=body, timeout_s=timeout_s, is_wanted=is_wanted
+            )
         ) as answer:
             return codec.decode_answer(answer.status, _joined(answer), kind)
 
@@ -108,13 +114,14 @@ class RuntimeCalls:
         body: Body = None,
         headers: Mapping[str, str] | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Answer:
         """The answer, its body unread. `path` is quoted by the caller.
 
         Raises what the runtime says, or `RuntimeUnreachable`.
         """
         target = f"/sandboxes/{self._sandbox_id}{path}{_query(query or {})}"
-        answer = self._ask(method, target, body, headers or {}, timeout_s)
+        answer = self._ask(method, target, body, headers or {}, timeout_s, is_wanted)
         if answer.status >= 300:
             with closing(answer):
                 raise codec.decode_fault(answer.status, _joined(answer))
@@ -149,7 +156,13 @@ class RuntimeCalls:
                 raise codec.decode_fault(answer.status, _joined(answer))
 
     def _ask(
-        self, method: str, target: str, body: Body, headers: Mapping[str, str], timeout_s: float
+        self,
+        method: str,
+        target: str,
+        body: Body,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Answer:
         connection, response = self._relay.request(
             method,
@@ -158,6 +171,7 @@ class RuntimeCalls:
             {"Host": "relay", **headers},
             timeout_s=timeout_s,
             repeatable=method != "POST",
+            is_wanted=is_wanted,
         )
         return Answer(response, lambda: self._relay.give_back(connection, response))
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import socket
 import stat
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +20,9 @@ from pathlib import Path
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
 
 MAX_IDLE_CONNECTIONS = 4
+
+LOOK_S = 1.0
+"""So often it is asked whether an answer is still wanted."""
 
 Body = bytes | Iterable[bytes] | None
 
@@ -66,11 +71,13 @@ class Connections:
         *,
         timeout_s: float,
         repeatable: bool = True,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> tuple[Connection, http.client.HTTPResponse]:
         """Sends a request; on an idle connection that was closed meanwhile, once more anew.
 
         A request that cannot be repeated, and a body that is a stream, get a new connection.
-        `timeout_s` is for each wait of it. Raises `RuntimeUnreachable`.
+        `timeout_s` is for each wait of it; while the answer has not begun, `is_wanted` is asked
+        whether to go on waiting. Raises `RuntimeUnreachable`.
         """
         if repeatable and (body is None or isinstance(body, bytes)):
             try:
@@ -85,7 +92,7 @@ class Connections:
                     if isinstance(fault.__cause__, TimeoutError):
                         raise  # It was not closed: the runtime is silent, and will be so again.
         connection = Connection(self._dial, timeout_s)
-        return connection, _send(connection, method, path, body, headers)
+        return connection, _send(connection, method, path, body, headers, is_wanted)
 
     def give_back(self, connection: Connection, response: http.client.HTTPResponse) -> None:
         """Keeps the connection for the next request, where its answer was read to the end."""
@@ -139,13 +146,28 @@ def _send(
     path: str,
     body: Body,
     headers: Mapping[str, str],
+    is_wanted: Callable[[], bool] | None = None,
 ) -> http.client.HTTPResponse:
     try:
         connection.request(method, path, body, dict(headers))
+        if is_wanted is not None:
+            _wait_for_answer(connection.sock, is_wanted)
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         raise unreachable(error) from error
+
+
+def _wait_for_answer(connection: socket.socket, is_wanted: Callable[[], bool]) -> None:
+    """Raises `OSError` where it is wanted no more, or did not come in the connection's timeout."""
+    deadline = time.monotonic() + (connection.gettimeout() or 0)
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    while not poll.poll(LOOK_S * 1000):
+        if not is_wanted():
+            raise ConnectionAbortedError("who asked has left")
+        if time.monotonic() > deadline:
+            raise TimeoutError("no answer in time")
 
 
 def unreachable(error: Exception) -> RuntimeUnreachable:

@@ -157,18 +157,40 @@ def test_no_error_or_log_repeats_a_token(
     assert wrong not in json.dumps(logs)
 
 
-def test_a_checkout_ends_with_its_caller_and_leaves_nothing(api: Client, box: str) -> None:
+@pytest.mark.parametrize("what", ["checkout", "pull"])
+def test_git_ends_with_its_caller_and_leaves_nothing(api: Client, box: str, what: str) -> None:
+    url = "http://127.0.0.1:9999/x"
     api.exec(BOX, f"python3 -c '{SILENT}' >/dev/null 2>&1 &")
-    body = {"repoUrl": "http://127.0.0.1:9999/x", "targetDir": "/workspace/left"}
+    api.exec(BOX, f"git init -q silent; git -C silent remote add origin {url}")
+    body = {"repoUrl": url, "targetDir": "left"} if what == "checkout" else {"path": "silent"}
 
     with pytest.raises(httpx.ReadTimeout):
-        api.http.post(f"{box}/checkout", json=body, timeout=3)
+        api.http.post(f"{box}/{what}", json=body, timeout=3)
 
-    def gits() -> str:
-        argv = ["pgrep", "-f", "git.*9999"]
-        answer = api.http.post(f"/v1/sandboxes/{BOX}/exec", json={"argv": argv})
-        return str(answer.json()["stdout"])
-
-    wait_for(lambda: not gits(), "git has ended")
-    api.exec(BOX, "kill %1")
+    wait_for(lambda: not api.exec(BOX, "pgrep -f 'git.*[9]999'")["stdout"], "git has ended")
     wait_for(lambda: not api.exec(BOX, "ls -d left || true")["stdout"], "nothing is left")
+    api.exec(BOX, "kill %1; rm -rf silent")
+
+
+def test_an_isolated_session_has_repositories_and_credentials_of_its_own_user(
+    api: Client, box: str, private: GitOverHttp
+) -> None:
+    made = api.http.post(f"/v1/sandboxes/{BOX}/sessions", json={"name": "apart", "isolation": True})
+    assert made.status_code == 201, made.text
+    own = {"session": "apart", "path": "apart"}
+    credentials = {"token": SECRET}
+
+    post(
+        api,
+        f"{box}/checkout",
+        repoUrl=f"{private.server}/project.git",
+        targetDir="apart",
+        session="apart",
+        credentials=credentials,
+    )
+    head = post(api, f"{box}/commit", message="apart", allowEmpty=True, **own)
+    pulled = post(api, f"{box}/pull", host=private.server, credentials=credentials, **own)
+
+    owner = api.exec(BOX, "stat -c %U apart/.git/index")["stdout"].strip()
+    assert owner == "session-1"
+    assert pulled == head

@@ -430,6 +430,47 @@ def test_a_configuration_that_rewrites_urls_opens_no_other_protocol(
     assert not (runtime.workspace / "mark").exists()
 
 
+def test_a_key_lies_in_a_private_file_while_ssh_runs(
+    http: httpx.Client, runtime: RunningRuntime
+) -> None:
+    """What stands in for ssh writes down how it was called, and what it finds there."""
+    programs, record = runtime.workspace / "programs", runtime.workspace / "record"
+    runtime.as_user(
+        f"""
+        mkdir {programs}; cat > {programs}/ssh <<'END'
+#!/bin/bash
+[ "$1" = -G ] && exit 1
+key=$(printf '%s\\n' "$@" | grep -A1 '^-i$' | tail -1)
+{{ echo "$@"; stat -c '%a %u' "$key"; cat "$key"; env; }} > {record}
+END
+        chmod +x {programs}/ssh
+        """
+    )
+    path = {"env": {"PATH": f"{programs}:/usr/bin:/bin"}}
+
+    events = checkout(
+        http,
+        "git@example.invalid:ann/project.git",
+        runtime.workspace / "by-key",
+        credentials={"sshKey": SECRET},
+        session=path,
+    )
+
+    arguments, mode_and_owner, key, *environment = record.read_text().splitlines()
+    assert "-oStrictHostKeyChecking=accept-new" in arguments
+    assert "-oIdentitiesOnly=yes" in arguments
+    assert mode_and_owner == f"600 {runtime.uid}"
+    assert key == SECRET
+    assert SECRET not in arguments + "".join(environment) + json.dumps(events)
+    assert list(runtime.scratch.glob("git-*")) == []
+
+
+def test_a_sandbox_without_git_says_so(http: httpx.Client, repository: Path) -> None:
+    session = {"env": {"PATH": "/nonexistent"}}
+
+    assert refusal(http, "status", repository, session=session) == (501, "git_missing")
+
+
 def test_a_token_without_the_host_that_it_is_for_is_refused(
     http: httpx.Client, repository: Path
 ) -> None:
@@ -500,6 +541,33 @@ def test_a_remote_that_hangs_is_given_up_in_time(
     assert events[-1]["code"] == "timed_out"
     assert pulled == (504, "timed_out")
     assert not (runtime.workspace / "hangs").exists()
+
+
+def test_a_command_that_waits_for_its_turn_is_given_up_in_time(
+    http: httpx.Client, runtime: RunningRuntime, repository: Path
+) -> None:
+    """Eight gits run at once; the ninth waits for one of them to end."""
+    with silent_server() as url:
+        runtime.as_user(f"git remote add origin {url}/x", repository)
+        others = [
+            threading.Thread(
+                target=checkout,
+                args=(http, f"{url}/x", runtime.workspace / f"other-{number}"),
+                kwargs={"timeoutMs": 6000},
+            )
+            for number in range(8)
+        ]
+        for other in others:
+            other.start()
+        wait_until(lambda: all((runtime.workspace / f"other-{n}").exists() for n in range(8)))
+
+        pulled = refusal(http, "pull", repository, timeoutMs=500)
+        still_there = [other.is_alive() for other in others]
+        for other in others:
+            other.join()
+
+    assert pulled == (504, "timed_out")
+    assert still_there == [True] * 8
 
 
 def test_a_lock_that_a_killed_command_left_behind_is_cleared(

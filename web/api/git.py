@@ -60,7 +60,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 
 class GitRoutes:
-    """Calls, not jobs: git is ended when the caller of a checkout leaves."""
+    """Calls, not jobs: git is ended when its caller leaves."""
 
     def __init__(self, *, door: Door, sandboxes: SandboxStore) -> None:
         self._door = door
@@ -159,11 +159,19 @@ class GitRoutes:
         timeout_s = CALL_TIMEOUT_S
         if isinstance(asked, GitPullRequest):
             timeout_s = asked.timeout_ms / 1000 + MARGIN_S
+        environ = request.environ
 
         def act(sandbox: Sandbox, calls: RuntimeCalls) -> A:
             shell = shell_of(self._sandboxes, sandbox, asked.session)
             body = codec.encode(asked.to_command(command, shell))
-            return calls.call("POST", "/git", kind=answer, body=body, timeout_s=timeout_s)
+            return calls.call(
+                "POST",
+                "/git",
+                kind=answer,
+                body=body,
+                timeout_s=timeout_s,
+                is_wanted=lambda: not client_left(environ),
+            )
 
         return self._door.use(owner, name, act)
 
