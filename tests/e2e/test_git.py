@@ -172,6 +172,7 @@ def test_git_ends_with_its_caller_and_leaves_nothing(api: Client, box: str, what
     api.exec(BOX, "kill %1; rm -rf silent")
 
 
+@pytest.mark.skipif(DRIVER != "docker", reason="driver local has one user")
 def test_an_isolated_session_has_repositories_and_credentials_of_its_own_user(
     api: Client, box: str, private: GitOverHttp
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +353,32 @@ def test_while_git_runs_no_argument_or_variable_has_the_token(
     assert SECRET not in shown
     assert (owner, mode) == (runtime.uid, 0o600)
     assert not directory.exists()
+
+
+def test_a_server_that_sends_a_token_back_does_not_have_it_told(
+    http: httpx.Client, runtime: RunningRuntime
+) -> None:
+    class Echoing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            sent = self.headers.get("Authorization", "").partition(" ")[2]
+            self.send_response(500 if sent else 401)
+            self.send_header("WWW-Authenticate", 'Basic realm="x"')
+            self.send_header("Content-Type", "text/plain")
+            self.end_headers()
+            self.wfile.write(b"you sent " + base64.b64decode(sent))
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echoing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x"
+        target = runtime.workspace / "echoed"
+        events = checkout(http, url, target, credentials={"token": SECRET})
+        server.shutdown()
+
+    assert "you sent x-access-token:***" in json.dumps(events)
+    assert SECRET not in json.dumps(events)
 
 
 def test_a_private_submodule_is_fetched_from_the_same_server_and_no_other(
