@@ -19,17 +19,20 @@ import structlog
 import uvicorn
 
 from sandbox_runtime.api.executions import ExecutionRoutes
+from sandbox_runtime.api.files import FileRoutes
 from sandbox_runtime.api.git import GitRoutes
 from sandbox_runtime.api.status import StatusRoutes
 from sandbox_runtime.archives import unpack
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
+from sandbox_runtime.files import Files
 from sandbox_runtime.git import Checkouts, GitCommands
 from sandbox_runtime.git_programs import GitPrograms
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.server import Api
 from sandbox_runtime.sessions import Sessions
 from sandbox_runtime.settings import Settings, SettingsError
+from sandbox_runtime.user_threads import UserThreads
 
 BACKLOG = 128
 
@@ -70,6 +73,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     sessions = Sessions(settings, programs)
     contexts = CodeContexts(settings, programs)
     git = GitPrograms(settings, programs)
+    threads = UserThreads(settings, programs)
     executions = Executions(
         commands=sessions,
         code=contexts,
@@ -94,6 +98,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
                 executions=executions,
                 commands=GitCommands(settings, git, sessions.directory_of),
             ).routes(),
+            *FileRoutes(Files(settings, programs, sessions, threads)).routes(),
         ],
     )
     server = _Server(
@@ -119,6 +124,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     await asyncio.gather(sessions.close(), contexts.close())
     server.should_exit = True
     await serving
+    threads.close()
     await programs.close()
     settings.socket.unlink(missing_ok=True)
 

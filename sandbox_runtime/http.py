@@ -87,6 +87,14 @@ async def read_body(request: Request, kind: type[T]) -> T:
     return codec.decode_body(await read_bytes(request), kind)
 
 
+def read_query(request: Request, kind: type[T]) -> T:
+    """Raises `InvalidRequest`."""
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(str(error)) from error
+
+
 def query_number(request: Request, name: str, default: int) -> int:
     """Raises `InvalidRequest`."""
     text = request.query_params.get(name, str(default))

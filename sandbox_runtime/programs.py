@@ -118,6 +118,10 @@ class UserPrograms:
         """The one that there is, where a sandbox has no others."""
         return self._settings.uid + min(user, self._settings.users - 1)
 
+    @property
+    def umask(self) -> int:
+        return SHARING_UMASK if self._settings.users > 1 else USER_UMASK
+
     def give_to_user(self, file: str | int, user: int = 0) -> None:
         """Makes a user the owner of a file of ours, a path or a descriptor.
 
@@ -209,7 +213,7 @@ class UserPrograms:
         self, cwd: str, group: JobGroup | None, uid: int, as_user: bool
     ) -> Callable[[], None]:
         gid = self._settings.gid
-        umask = SHARING_UMASK if self._settings.users > 1 else USER_UMASK
+        umask = self.umask
         switch = as_user and self._switches_user
 
         def prepare() -> None:

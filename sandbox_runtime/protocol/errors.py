@@ -12,6 +12,7 @@ RuntimeFault
 ├── ArchiveRefused        an uploaded archive cannot be unpacked
 ├── PortNotListening      nothing in the sandbox listens on this port
 ├── DiskFull              what was to be written has no room on the sandbox's volume
+├── FileFault             a file cannot be read or changed; below it, one class for each reason
 ├── GitFault              git cannot do what it was asked; below it, one class for each reason
 └── RuntimeUnreachable    nobody answers on the sandbox's socket, or what answers is not our runtime
 """
@@ -118,6 +119,77 @@ class DiskFull(RuntimeFault):
     code = "disk_full"
     http_status = 507
     hint = "Delete files that are no longer needed, or use a sandbox with a larger diskMb."
+
+
+class FileFault(RuntimeFault):
+    """A file cannot be read or changed, for a reason that has no code of its own."""
+
+    code = "file_failed"
+    http_status = 409
+
+
+class NameInvalid(FileFault):
+    """The path is empty, too long, or has a character that no name has."""
+
+    code = "name_invalid"
+    http_status = 400
+    hint = "A path has 1 to 4095 bytes, each name in it at most 255, and no NUL."
+
+
+class FileMissing(FileFault):
+    """There is nothing under this path."""
+
+    code = "file_not_found"
+    http_status = 404
+    hint = "Check path; a relative one is looked for in the session's directory."
+
+
+class FileExists(FileFault):
+    """There is something under this path already."""
+
+    code = "file_exists"
+
+
+class IsDirectory(FileFault):
+    """The path leads to a directory, where a file is needed."""
+
+    code = "is_directory"
+    hint = "To list one: GET …/files/list; to delete one: recursive=true."
+
+
+class NotADirectory(FileFault):
+    """The path, or a part of it, leads to what is no directory."""
+
+    code = "not_a_directory"
+    http_status = 400
+
+
+class DirectoryNotEmpty(FileFault):
+    """A directory that has entries is in the way."""
+
+    code = "directory_not_empty"
+
+
+class NotAFile(FileFault):
+    """A FIFO, a socket or a device, which has no content to be read or replaced."""
+
+    code = "not_a_file"
+    http_status = 422
+
+
+class PermissionDenied(FileFault):
+    """The sandbox's user may not do this."""
+
+    code = "permission_denied"
+    http_status = 403
+    hint = "The file API may do what a command of the same session may."
+
+
+class RangeNotSatisfiable(FileFault):
+    """The range begins behind the file's end."""
+
+    code = "range_not_satisfiable"
+    http_status = 416
 
 
 class PortNotListening(RuntimeFault):
@@ -299,6 +371,16 @@ FAULTS: dict[str, type[RuntimeFault]] = {
         ArchiveRefused,
         DiskFull,
         PortNotListening,
+        FileFault,
+        NameInvalid,
+        FileMissing,
+        FileExists,
+        IsDirectory,
+        NotADirectory,
+        DirectoryNotEmpty,
+        NotAFile,
+        PermissionDenied,
+        RangeNotSatisfiable,
         GitFault,
         CheckoutFailed,
         InvalidRepositoryUrl,

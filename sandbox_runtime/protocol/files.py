@@ -1,0 +1,127 @@
+"""What the runtime can be asked about files, as the sandbox's user.
+
+    GET    /files                query FileRead → 200 or 206, the bytes, a single `Range` heeded;
+                                 MODIFIED_HEADER and Content-Type tell of the file
+    PUT    /files                query FileWrite, body: the bytes → FileEntry
+    DELETE /files                query FileDeletion → 204
+    GET    /files/list           query FileListing → FileList
+    GET    /files/stat           query FileStat → FileEntry
+    GET    /files/exists         query FilePlace → FileExistence
+    POST   /files/mkdir          body DirectoryCreation → FileEntry
+    POST   /files/rename         body FileMove → FileEntry
+    POST   /files/move           body FileMove → FileEntry
+    POST   /files/chmod          body FileMode → FileEntry
+
+A path is absolute, or relative to where the session's shell is. Names of files are bytes: what is
+not UTF-8 is U+FFFD in an answer's `name`, `path` and `target`, and beside it `nameBase64`,
+`pathBase64` or `targetBase64` has it exactly; a request gives such paths in base64, and says so by
+`pathEncoding`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import msgspec
+
+from sandbox_runtime.protocol.requests import USERS, Encoding
+
+MAX_PATH_BYTES = 4095
+"""Linux's own bound."""
+
+MAX_LISTED = 10_000
+"""Entries of one answer; `nextCursor` leads to the next."""
+
+MODIFIED_HEADER = "Coldframe-Modified-At"
+
+Mode = Annotated[str, msgspec.Meta(pattern=r"^[0-7]{3,4}$(?!\n)")]
+"""Octal, as `0644`."""
+
+
+class FilePlace(
+    msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True
+):
+    path: str
+    path_encoding: Encoding = Encoding.UTF8
+    """Of all paths in the request."""
+    session: str = "default"
+    cwd: str = ""
+    """Where the session's shell would start, if none runs."""
+    user: Annotated[int, msgspec.Meta(ge=0, lt=USERS)] = 0
+    """The session's."""
+
+
+class FileRead(FilePlace, frozen=True):
+    pass
+
+
+class FileWrite(FilePlace, frozen=True):
+    """Parent directories are made. The file is there as a whole or not at all, unless `append`."""
+
+    append: bool = False
+    mode: Mode | None = None
+    """None: as it was; of a new file, as the umask leaves it."""
+
+
+class FileDeletion(FilePlace, frozen=True):
+    recursive: bool = False
+    """Without it, a directory is refused."""
+
+
+class FileListing(FilePlace, frozen=True):
+    """By name, in the order of code points."""
+
+    hidden: bool = False
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)] = 1000
+    cursor: str | None = None
+
+
+class FileStat(FilePlace, frozen=True):
+    follow: bool = False
+    """Of a symbolic link, tell of what it leads to."""
+
+
+class DirectoryCreation(FilePlace, frozen=True):
+    recursive: bool = False
+    """Parents are made, too, and it may be there."""
+
+
+class FileMove(FilePlace, frozen=True):
+    """A file at `to` is replaced. Moved, and `to` is a directory: into it."""
+
+    to: str
+
+
+class FileMode(FilePlace, frozen=True):
+    mode: Mode
+
+
+class FileType(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"
+
+
+class FileEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    name: str
+    path: str
+    type: FileType
+    size: int
+    mode: str
+    modified_at: str
+    target: str | None = None
+    """Of a symbolic link."""
+    name_base64: str | None = None
+    path_base64: str | None = None
+    target_base64: str | None = None
+
+
+class FileList(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    files: list[FileEntry]
+    next_cursor: str | None = None
+
+
+class FileExistence(msgspec.Struct, frozen=True):
+    exists: bool
