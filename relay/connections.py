@@ -1,13 +1,14 @@
 """Passes requests on and answers back, byte for byte, with no more in memory than is under way.
 
-A connection into a sandbox serves one request: what a sandbox's server answers can never be taken
-for the answer to another.
+A connection to a server in a sandbox serves one request: what it answers can never be taken for
+the answer to another. Those to a runtime are kept for the next call of the web's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import cast
 
 import httptools
@@ -25,7 +26,7 @@ from relay.messages import (
     request_bytes,
     response_bytes,
 )
-from relay.routes import Answered, Gate, Route
+from relay.routes import Answered, Gate, Place, Route
 from relay.traffic import Traffic
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -40,6 +41,12 @@ KEEP_ALIVE_S = 75.0
 
 IDLE_TIMEOUT_S = 3600.0
 """For a request or a tunnel in which nothing is sent either way: long polls take their time."""
+
+KEPT_S = 20.0
+"""Less than the runtime keeps a connection on which nothing comes."""
+
+MAX_KEPT = 8
+"""Idle connections to one place."""
 
 SWEEP_S = 5.0
 
@@ -85,6 +92,69 @@ class _TooMuch(Exception):
     """More headers than may be."""
 
 
+class Kept:
+    """Connections that lie idle until somebody asks for the same place. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._idle: dict[Place, list[_Idle]] = {}
+
+    def add(self, place: Place, transport: asyncio.Transport) -> None:
+        idle = self._idle.setdefault(place, [])
+        if len(idle) >= MAX_KEPT:
+            transport.abort()
+            return
+        kept = _Idle(transport, partial(self._drop, place))
+        transport.set_protocol(kept)
+        transport.resume_reading()  # So that its end is seen.
+        idle.append(kept)
+
+    def take(self, place: Place) -> asyncio.Transport | None:
+        """None where there is none."""
+        idle = self._idle.get(place)
+        if not idle:
+            return None
+        kept = idle[-1]
+        self._drop(place, kept)
+        return kept.taken()
+
+    def close(self) -> None:
+        for place, idle in list(self._idle.items()):
+            for kept in list(idle):
+                self._drop(place, kept)
+                kept.taken().abort()
+
+    def _drop(self, place: Place, kept: _Idle) -> None:
+        idle = self._idle[place]
+        idle.remove(kept)
+        if not idle:
+            del self._idle[place]
+
+
+class _Idle(asyncio.Protocol):
+    """One idle connection: whatever it says, it is not to be used any more."""
+
+    def __init__(self, transport: asyncio.Transport, drop: Callable[[_Idle], None]) -> None:
+        self._transport = transport
+        self._drop: Callable[[_Idle], None] | None = drop
+        self._expiry = asyncio.get_running_loop().call_later(KEPT_S, self._end)
+
+    def taken(self) -> asyncio.Transport:
+        self._drop = None
+        self._expiry.cancel()
+        return self._transport
+
+    def data_received(self, data: bytes) -> None:
+        self._end()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._drop is not None:
+            self._drop(self)
+            self.taken().abort()
+
+
 class Listener:
     """Makes the connections of one listening socket."""
 
@@ -92,6 +162,7 @@ class Listener:
         self.gate = gate
         self.traffic = traffic
         self.connections: set[ClientConnection] = set()
+        self.kept = Kept()
         self._max_connections = max_connections
 
     def connection(self) -> ClientConnection:
@@ -113,6 +184,7 @@ class Listener:
     def close(self) -> None:
         for connection in list(self.connections):
             connection.abort()
+        self.kept.close()
 
 
 class ClientConnection(asyncio.Protocol):
@@ -449,6 +521,10 @@ class Exchange(asyncio.Protocol):
             if not traffic.enter(route.place, self):
                 raise gate.misread(503, "Too many connections into this sandbox are open.")
             self._route = route
+            if route.keeps_connection and (kept := self._client.listener.kept.take(route.place)):
+                kept.set_protocol(self)
+                self.connection_made(kept)
+                return
             sock = await route.dial()
             await loop.create_connection(lambda: self, sock=sock)
         except Answered as answer:
@@ -462,7 +538,8 @@ class Exchange(asyncio.Protocol):
     def _framing(self) -> list[Header]:
         if self._request.is_websocket:
             return [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        framing = [(b"Connection", b"close")]
+        keeps = self._route is not None and self._route.keeps_connection
+        framing = [(b"Connection", b"keep-alive" if keeps else b"close")]
         if self._request.is_chunked:
             framing.append((b"Transfer-Encoding", b"chunked"))
         elif length := self._request.values(b"content-length"):
@@ -520,6 +597,20 @@ class Exchange(asyncio.Protocol):
             name.lower() == b"transfer-encoding" for name, _ in self._answer.headers
         )
 
+    @property
+    def _is_clean(self) -> bool:
+        """Whether the connection is as before the request."""
+        return (
+            self._route is not None
+            and self._route.keeps_connection
+            and self._request_ended
+            and self._answer_ended
+            and not self._is_tunnel
+            and self._answer is not None
+            and not self._lasts_to_the_end
+            and self._parser.should_keep_alive()
+        )
+
     def _finish(self) -> None:
         self._leave()
         self._client.finished(keep_alive=self.keep_alive)
@@ -546,7 +637,9 @@ class Exchange(asyncio.Protocol):
         self._is_over = True
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
-        if self._upstream is not None:
+        if self._upstream is not None and self._route is not None and self._is_clean:
+            self._client.listener.kept.add(self._route.place, self._upstream)
+        elif self._upstream is not None:
             self._upstream.abort()
         if self._route is not None:
             self._client.listener.traffic.leave(self._route.place, self)

@@ -74,7 +74,7 @@ class InsideGate:
             raise _refused(RuntimeUnreachable("it has no runtime")) from None
         headers = without(end_to_end(request.headers), _NOT_PASSED_ON)
         headers += [(b"Host", b"runtime"), (b"Authorization", b"Bearer " + token)]
-        return Route((sandbox_id, None), dial, target, headers, list)
+        return Route((sandbox_id, None), dial, target, headers, True, list)
 
     def _to_port(self, sandbox_id: str, port: int, target: bytes, request: RequestHead) -> Route:
         async def dial() -> socket.socket:
@@ -86,7 +86,7 @@ class InsideGate:
                 message = f"nothing listens on port {port} in the sandbox"
                 raise _refused(PortNotListening(message)) from None
 
-        return Route((sandbox_id, port), dial, target, end_to_end(request.headers), _own)
+        return Route((sandbox_id, port), dial, target, end_to_end(request.headers), False, _own)
 
     async def _look_again(self, sandbox_id: str) -> None:
         """Raises `Answered`, in any case."""

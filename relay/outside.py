@@ -135,7 +135,7 @@ class OutsideGate:
             ]
 
         headers = self._headers(request, host, name, exposed.sandbox_name, peer)
-        return Route((name.sandbox_id, name.port), dial, target, headers, answer_headers)
+        return Route((name.sandbox_id, name.port), dial, target, headers, False, answer_headers)
 
     async def _terminal(self, name: TerminalName, request: RequestHead) -> Route:
         """The runtime itself speaks WebSocket here, at the terminal's own path alone."""
@@ -158,7 +158,7 @@ class OutsideGate:
         headers = without(end_to_end(request.headers), _SET_BY_US | _NOT_FOR_A_TERMINAL)
         headers += [(b"Host", b"runtime"), (b"Authorization", b"Bearer " + token)]
         target = f"/terminals/{name.terminal_id}".encode()
-        return Route((name.sandbox_id, None), dial, target, headers, list)
+        return Route((name.sandbox_id, None), dial, target, headers, False, list)
 
     async def _dial(self, name: PreviewName) -> socket.socket:
         """Raises `Refusal`."""

@@ -23,6 +23,8 @@ class Route:
     target: bytes
     headers: list[Header]
     """All that go on, but for those that say how the body is framed."""
+    keeps_connection: bool
+    """Whether the connection serves the next request to the same place, too."""
     answer_headers: Callable[[Iterable[Header]], list[Header]]
     """What of the answer's headers goes back."""
 
