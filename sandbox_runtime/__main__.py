@@ -21,6 +21,7 @@ import uvicorn
 from sandbox_runtime.api.executions import ExecutionRoutes
 from sandbox_runtime.api.files import FileRoutes
 from sandbox_runtime.api.git import GitRoutes
+from sandbox_runtime.api.processes import ProcessRoutes
 from sandbox_runtime.api.status import StatusRoutes
 from sandbox_runtime.archives import unpack
 from sandbox_runtime.contexts import CodeContexts
@@ -28,6 +29,7 @@ from sandbox_runtime.executions import Executions
 from sandbox_runtime.files import Files
 from sandbox_runtime.git import Checkouts, GitCommands
 from sandbox_runtime.git_programs import GitPrograms
+from sandbox_runtime.processes import Processes
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.server import Api
 from sandbox_runtime.sessions import Sessions
@@ -72,6 +74,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     programs = UserPrograms(settings)
     sessions = Sessions(settings, programs)
     contexts = CodeContexts(settings, programs)
+    processes = Processes(programs, sessions.directory_of)
     git = GitPrograms(settings, programs)
     threads = UserThreads(settings, programs)
     executions = Executions(
@@ -92,8 +95,13 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
                 boot_id=boot_id, executions=executions, unpack=unpack_archive
             ).routes(),
             *StatusRoutes(
-                boot_id=boot_id, executions=executions, sessions=sessions, contexts=contexts
+                boot_id=boot_id,
+                executions=executions,
+                sessions=sessions,
+                processes=processes,
+                contexts=contexts,
             ).routes(),
+            *ProcessRoutes(processes).routes(),
             *GitRoutes(
                 executions=executions,
                 commands=GitCommands(settings, git, sessions.directory_of),
@@ -121,7 +129,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     serving.add_done_callback(lambda _: told_to_end.set())  # A server that failed is an end, too.
     await told_to_end.wait()
     await executions.close()
-    await asyncio.gather(sessions.close(), contexts.close())
+    await asyncio.gather(sessions.close(), processes.close(), contexts.close())
     server.should_exit = True
     await serving
     threads.close()

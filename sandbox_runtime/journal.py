@@ -91,9 +91,7 @@ class Journal:
     def require(self, after: int) -> None:
         """Raises `ExecutionForgotten` where events after `after` were acknowledged, so are gone."""
         if after < self._acknowledged_n:
-            raise ExecutionForgotten(
-                f"its events up to {self._acknowledged_n} were acknowledged, and are gone"
-            )
+            self._instead_of(after)
 
     def has_room_now(self) -> bool:
         return self._held_bytes < self._limit_bytes
@@ -113,8 +111,11 @@ class Journal:
             await _wait(self._end_waiters, LINGER_S)
         last = False
         while not last:
-            self.require(after)
-            if after < self._last_n:
+            if after < self._acknowledged_n:
+                gap = self._instead_of(after)
+                after = self._acknowledged_n
+                yield Batch(gap, last=False)
+            elif after < self._last_n:
                 lines = self._lines_after(after)
                 after += len(lines)
                 last = self.ended and after == self._last_n
@@ -124,6 +125,12 @@ class Journal:
                 return
             elif not await _wait(self._readers, heartbeat_s):
                 yield Batch(b"", last=False)
+
+    def _instead_of(self, after: int) -> bytes:
+        """The line for a reader whose next events are gone, those up to `acknowledged_n`."""
+        raise ExecutionForgotten(
+            f"its events up to {self._acknowledged_n} were acknowledged, and are gone"
+        )
 
     def _lines_after(self, after: int) -> list[bytes]:
         lines: list[bytes] = []

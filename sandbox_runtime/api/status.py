@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.routing import Route
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
 from sandbox_runtime.http import json_answer, no_content
+from sandbox_runtime.processes import Processes
 from sandbox_runtime.protocol.requests import Pong
 from sandbox_runtime.sessions import Sessions
 
@@ -24,11 +26,13 @@ class StatusRoutes:
         boot_id: str,
         executions: Executions,
         sessions: Sessions,
+        processes: Processes,
         contexts: CodeContexts,
     ) -> None:
         self._boot_id = boot_id
         self._executions = executions
         self._sessions = sessions
+        self._processes = processes
         self._contexts = contexts
         self._started_at = time.monotonic()
 
@@ -51,7 +55,8 @@ class StatusRoutes:
         )
 
     async def _end_session(self, request: Request) -> Response:
-        await self._sessions.end(request.path_params["name"])
+        name = request.path_params["name"]
+        await asyncio.gather(self._sessions.end(name), self._processes.end_session(name))
         return no_content()
 
     async def _end_context(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from sandbox_runtime.protocol.errors import (
 )
 from sandbox_runtime.protocol.events import Numbered
 from sandbox_runtime.protocol.git import GitCommand
+from sandbox_runtime.protocol.processes import WaitFor
 from sandbox_runtime.protocol.requests import MAX_LINE_BYTES, ExecutionRequest
 
 T = TypeVar("T")
@@ -27,6 +28,7 @@ _EXECUTION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _encoder = msgspec.json.Encoder()
 _request_decoder: msgspec.json.Decoder[ExecutionRequest] = msgspec.json.Decoder(ExecutionRequest)
 _git_decoder: msgspec.json.Decoder[GitCommand] = msgspec.json.Decoder(GitCommand)
+_wait_decoder: msgspec.json.Decoder[WaitFor] = msgspec.json.Decoder(WaitFor)
 _numbered_decoder = msgspec.json.Decoder(Numbered)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
@@ -54,6 +56,14 @@ def decode_git_command(body: bytes) -> GitCommand:
     """Raises `InvalidRequest`, naming the field where there is one."""
     try:
         return _git_decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(str(error)) from error
+
+
+def decode_wait(body: bytes) -> WaitFor:
+    """Raises `InvalidRequest`, naming the field where there is one."""
+    try:
+        return _wait_decoder.decode(body)
     except msgspec.DecodeError as error:
         raise InvalidRequest(str(error)) from error
 

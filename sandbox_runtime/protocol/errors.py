@@ -13,6 +13,13 @@ RuntimeFault
 ├── PortNotListening      nothing in the sandbox listens on this port
 ├── DiskFull              what was to be written has no room on the sandbox's volume
 ├── FileFault             a file cannot be read or changed; below it, one class for each reason
+├── ProcessNotFound       no process has this id
+├── ProcessExists         a process of this id is there
+├── ProcessNotRunning     the process has ended
+├── ProcessEnded          the process ended before it did what was waited for
+├── ProcessWaitTimedOut   the process did not do in time what was waited for
+├── TooManyProcesses      the sandbox runs as many processes as it may
+├── IdempotencyConflict   the key was used before, for another request
 ├── GitFault              git cannot do what it was asked; below it, one class for each reason
 └── RuntimeUnreachable    nobody answers on the sandbox's socket, or what answers is not our runtime
 """
@@ -200,6 +207,61 @@ class PortNotListening(RuntimeFault):
     hint = "Start the server, and wait for its port: POST …/processes/{id}/wait."
 
 
+class ProcessNotFound(RuntimeFault):
+    """No process has this id."""
+
+    code = "process_not_found"
+    http_status = 404
+    hint = "It may have ended long ago, or with its session or sandbox."
+
+
+class ProcessExists(RuntimeFault):
+    """A process of this id is there; it may have ended."""
+
+    code = "process_exists"
+    http_status = 409
+    hint = "Choose another id, or none; or delete that process: of one that has ended, the record."
+
+
+class ProcessNotRunning(RuntimeFault):
+    """The process has ended: no signal reaches it."""
+
+    code = "process_not_running"
+    http_status = 409
+
+
+class ProcessEnded(RuntimeFault):
+    """The process ended before it did what was waited for."""
+
+    code = "process_ended"
+    http_status = 409
+    hint = "Its logs say why."
+
+
+class ProcessWaitTimedOut(RuntimeFault):
+    """The process did not do in time what was waited for; it goes on."""
+
+    code = "process_wait_timed_out"
+    http_status = 408
+    hint = "Wait longer, or look at its logs."
+
+
+class TooManyProcesses(RuntimeFault):
+    """The sandbox runs as many processes as it may."""
+
+    code = "too_many_processes"
+    http_status = 429
+    hint = "End processes that are no longer needed, or use another sandbox."
+
+
+class IdempotencyConflict(RuntimeFault):
+    """The idempotency key was used before, for another request."""
+
+    code = "idempotency_conflict"
+    http_status = 409
+    hint = "Use a new key for a new request."
+
+
 class GitFault(RuntimeFault):
     """Git cannot do what it was asked, for a reason that has no code of its own."""
 
@@ -381,6 +443,13 @@ FAULTS: dict[str, type[RuntimeFault]] = {
         NotAFile,
         PermissionDenied,
         RangeNotSatisfiable,
+        ProcessNotFound,
+        ProcessExists,
+        ProcessNotRunning,
+        ProcessEnded,
+        ProcessWaitTimedOut,
+        TooManyProcesses,
+        IdempotencyConflict,
         GitFault,
         CheckoutFailed,
         InvalidRepositoryUrl,
