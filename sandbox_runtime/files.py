@@ -112,11 +112,9 @@ class Files:
         mode = None if order.mode is None else int(order.mode, 8)
         pieces = _pieces(content)
         first = await anext(pieces)
-        if order.append:
-            await self._append(order, path, mode, first, pieces)
-        else:
-            await self._replace(order, path, mode, first, pieces)
-        return await self._entry(order, path, follow=True)
+        put = self._append if order.append else self._replace
+        status = await put(order, path, mode, first, pieces)
+        return _described(Found(posixpath.basename(path), status), path)
 
     async def delete(self, order: FileDeletion) -> None:
         path = self._path(order)
@@ -203,19 +201,14 @@ class Files:
         mode: int | None,
         first: bytes,
         rest: AsyncIterator[bytes],
-    ) -> None:
-        umask = self._programs.umask
-        following = await anext(rest, None)
-
+    ) -> os.stat_result:
         def begin() -> Replacement:
-            replacement = Replacement(path, first, mode=mode, umask=umask)
-            if following is None:
-                replacement.finish()
-            return replacement
+            return Replacement(path, first, mode=mode, umask=self._programs.umask)
 
+        following = await anext(rest, None)
+        if following is None:  # The most are small: one turn of a thread.
+            return await self._do(order, lambda: begin().finish())
         replacement = await self._do(order, begin)
-        if following is None:
-            return
         try:
             await self._write(order, replacement.write, following)
             async for piece in rest:
@@ -223,7 +216,7 @@ class Files:
         except BaseException:
             await self._do(order, replacement.abandon)
             raise
-        await self._do(order, replacement.finish)
+        return await self._do(order, replacement.finish)
 
     async def _append(
         self,
@@ -232,7 +225,7 @@ class Files:
         mode: int | None,
         first: bytes,
         rest: AsyncIterator[bytes],
-    ) -> None:
+    ) -> os.stat_result:
         umask = self._programs.umask
         descriptor = await self._do(
             order, lambda: file_work.append(path, first, mode=mode, umask=umask)
@@ -240,6 +233,7 @@ class Files:
         try:
             async for piece in rest:
                 await self._write(order, lambda data: file_work.write_all(descriptor, data), piece)
+            return os.fstat(descriptor)
         finally:
             os.close(descriptor)
 

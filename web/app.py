@@ -19,6 +19,7 @@ from web.api.code import CodeRoutes
 from web.api.contexts import ContextRoutes
 from web.api.document import DocumentRoutes
 from web.api.execs import ExecRoutes
+from web.api.files import FileRoutes
 from web.api.flower import FlowerRoutes
 from web.api.git import GitRoutes
 from web.api.health import HealthRoutes
@@ -149,6 +150,9 @@ def create_app(settings: Settings | None = None) -> Flask:
             now=timestamp,
         ).operations(),
         *GitRoutes(door=door, sandboxes=sandboxes).operations(),
+        *FileRoutes(
+            door=door, sandboxes=sandboxes, max_upload_bytes=settings.max_upload_bytes
+        ).operations(),
         *NodeRoutes(nodes).operations(),
         *HealthRoutes(placement=placement, metrics=metrics).operations(),
         *FlowerRoutes(settings.flower_socket).operations(),

@@ -7,6 +7,7 @@ RequestFault (a `Fault` of the web's own)
 ├── UnreadableBody          the body is not JSON, or not what its type says
 ├── UnsupportedMediaType    the body is of a type that the route does not take
 ├── BodyTooLarge
+├── FileTooLarge            a file is larger than what is held of one in JSON
 ├── InvalidField            one field of the body, the query or a header is wrong
 ├── LanguageUnsupported     no code context speaks this language
 ├── InvalidEventId          `Last-Event-ID` is not an event's id of this job
@@ -129,6 +130,19 @@ class BodyTooLarge(RequestFault):
             )
 
 
+class FileTooLarge(RequestFault):
+    """A file is larger than what is held of one in JSON."""
+
+    code = "file_too_large"
+    hint = "Send or read it raw, without JSON."
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"The file has {size_bytes} bytes; in JSON, {limit_bytes} are possible.",
+            {"sizeBytes": size_bytes, "limitBytes": limit_bytes},
+        )
+
+
 class InvalidField(RequestFault):
     """One field of the body, the query or a header is wrong."""
 
@@ -248,6 +262,7 @@ ROWS: Mapping[type[Fault], Row] = {
     IdempotencyConflict: Row(409),
     EventsExpired: Row(410),
     BodyTooLarge: Row(413),
+    FileTooLarge: Row(413),
     UnsupportedMediaType: Row(415),
     InvalidField: Row(422),
     LanguageUnsupported: Row(422),

@@ -16,6 +16,8 @@ from workers.contract.events import JobEvent
 
 VERSION = "3.1.0"
 
+BINARY_TYPE = "application/octet-stream"
+
 Schema = dict[str, Any]
 """A piece of the document: JSON, whose shape the OpenAPI specification says."""
 
@@ -105,6 +107,8 @@ def _body(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema | Non
                 "required": [operation.form_part],
             }
         }
+    if operation.raw_body:
+        content[BINARY_TYPE] = {"schema": {}}
     required = any(field.required for field in msgspec.structs.fields(kind))
     return {"content": content, "required": required}
 
@@ -114,6 +118,11 @@ def _responses(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema:
         status: _response(status, {} if kind is None else {JSON_TYPE: {"schema": schema_of[kind]}})
         for status, kind in operation.answers.items()
     }
+    if operation.raw_answer:
+        answers[HTTPStatus.OK].setdefault("content", {})[BINARY_TYPE] = {"schema": {}}
+        answers[HTTPStatus.PARTIAL_CONTENT] = _response(
+            HTTPStatus.PARTIAL_CONTENT, {BINARY_TYPE: {"schema": {}}}
+        )
     if operation.streams:
         ok = answers.setdefault(HTTPStatus.OK, _response(HTTPStatus.OK, {}))
         # Each `data:` line is one event; its `jobId` is added to what the schema has.

@@ -40,6 +40,10 @@ class Operation:
     """The JSON part of a multipart body, where the route takes one besides plain JSON."""
     form_type: type[msgspec.Struct] | None = None
     """The type of that part; the handler reads such a body itself."""
+    raw_body: bool = False
+    """It takes any bytes besides JSON, whose type is then `form_type`."""
+    raw_answer: bool = False
+    """It gives bytes, unless JSON is asked for."""
     body_limit_bytes: int | None = None
     """None: the limit of all."""
     is_page: bool = False

@@ -46,6 +46,8 @@ class Settings:
     """A stream in which nothing happens is written to so often."""
     max_body_bytes: int
     max_archive_bytes: int
+    max_upload_bytes: int
+    """Of a file that is streamed; the sandbox's volume bounds it, too."""
     wait_limit_s: float | None
     """How long a waiting POST is held; None: as long as its job may take, and a minute."""
     max_readers: int
@@ -86,6 +88,9 @@ class Settings:
             ),
             max_archive_bytes=environment.integer(
                 "COLDFRAME_MAX_ARCHIVE_BYTES", 32 * MEBIBYTE, at_least=1024
+            ),
+            max_upload_bytes=environment.integer(
+                "COLDFRAME_MAX_UPLOAD_BYTES", 16 * 1024 * MEBIBYTE, at_least=1024
             ),
             # 0 stands for "not set": a limit of nothing would make no sense.
             wait_limit_s=environment.number("COLDFRAME_WAIT_LIMIT_S", 0.0) or None,

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from sandbox_runtime.file_work import PIECE_BYTES, Opened
 from sandbox_runtime.files import Files, modified_at
-from sandbox_runtime.http import json_answer, no_content, read_body, read_query
-from sandbox_runtime.protocol.errors import InvalidRequest, RangeNotSatisfiable
+from sandbox_runtime.http import json_answer, no_content, read_body, read_query, refusal
+from sandbox_runtime.protocol.errors import InvalidRequest, RangeNotSatisfiable, RuntimeFault
 from sandbox_runtime.protocol.files import (
     MODIFIED_HEADER,
     DirectoryCreation,
@@ -64,7 +64,7 @@ class FileRoutes:
         except BaseException:
             opened.close()
             raise
-        return _Content(self._files, opened, wanted, kind, with_body=request.method != "HEAD")
+        return _Content(self._files, opened, wanted, kind)
 
     async def _write(self, request: Request) -> Response:
         order = read_query(request, FileWrite)
@@ -72,6 +72,10 @@ class FileRoutes:
             return json_answer(await self._files.write(order, request.stream()))
         except ClientDisconnect:
             raise InvalidRequest("the body broke off") from None  # Nobody reads this.
+        except RuntimeFault as fault:
+            answer = refusal(fault)
+            answer.headers["connection"] = "close"  # What is still to come need not be sent.
+            return answer
 
     async def _delete(self, request: Request) -> Response:
         await self._files.delete(read_query(request, FileDeletion))
@@ -110,14 +114,11 @@ class _Content(Response):
         opened: Opened,
         wanted: range | None,
         media_type: str,
-        *,
-        with_body: bool,
     ) -> None:
         """`wanted`: None for all of it."""
         self._files = files
         self._opened = opened
         self._wanted = wanted
-        self._with_body = with_body
         self._media_type = media_type
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,7 +142,7 @@ class _Content(Response):
         status = 200 if self._wanted is None else 206
         await send({"type": "http.response.start", "status": status, "headers": headers})
         at = span.start
-        while self._with_body and at < span.stop:
+        while at < span.stop:
             piece = await self._piece(at, span.stop - at)
             if not piece:
                 return

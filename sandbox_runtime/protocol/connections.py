@@ -149,13 +149,21 @@ def _send(
     is_wanted: Callable[[], bool] | None = None,
 ) -> http.client.HTTPResponse:
     try:
-        connection.request(method, path, body, dict(headers))
+        try:
+            connection.request(method, path, body, dict(headers))
+        except (BrokenPipeError, ConnectionResetError):
+            if body is None or isinstance(body, bytes):
+                raise
+            # A stream can be refused before its end; then there is an answer.
         if is_wanted is not None:
             _wait_for_answer(connection.sock, is_wanted)
         return connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         raise unreachable(error) from error
+    except BaseException:  # The body's own: what was sent of it must not look like all.
+        connection.close()
+        raise
 
 
 def _wait_for_answer(connection: socket.socket, is_wanted: Callable[[], bool]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from sandbox_runtime.protocol.errors import FAULTS, GitFault
+from sandbox_runtime.protocol.errors import FAULTS, FileFault, GitFault
 from web.errors import ROWS, InvalidField, RequestFault, answer_of, internal_error, row_of
 from workers.contract.errors import Fault, NoNode
 
@@ -42,6 +42,13 @@ def test_every_code_and_its_status_are_in_the_documentation(repository: Path) ->
     text = (repository / "docs" / "protocol.md").read_text()
 
     rows = [(f.code, row.status) for f, row in ROWS.items() if f is not RequestFault]
+    assert [row for row in rows if f"| `{row[0]}` | {row[1]} |" not in text] == []
+
+
+def test_every_reason_of_a_files_is_in_the_documentation(repository: Path) -> None:
+    text = (repository / "docs" / "protocol.md").read_text()
+
+    rows = [(f.code, f.http_status) for f in FAULTS.values() if issubclass(f, FileFault)]
     assert [row for row in rows if f"| `{row[0]}` | {row[1]} |" not in text] == []
 
 

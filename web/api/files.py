@@ -1,0 +1,288 @@
+"""The routes of files in a sandbox."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import posixpath
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TypeVar
+from urllib.parse import quote
+
+import msgspec
+from flask import Response, request
+
+from sandbox_runtime.protocol.calls import Answer, RuntimeCalls
+from sandbox_runtime.protocol.files import MODIFIED_HEADER, FileEntry, FileExistence, FileList
+from sandbox_runtime.protocol.requests import Encoding
+from web.door import Door
+from web.errors import BodyTooLarge, FileTooLarge, InvalidField, SandboxUnreachable, UnreadableBody
+from web.operations import Operation, json_answer, no_content
+from web.requests import JSON_TYPE, read_body
+from web.schemas_files import (
+    DirectoryRequest,
+    FileContent,
+    FileDeleteQuery,
+    FileListQuery,
+    FileModeRequest,
+    FileMoveRequest,
+    FileQuery,
+    FileStatQuery,
+    FileView,
+    FileWriteQuery,
+)
+from workers.contract.sandboxes import Sandbox
+from workers.contract.store import SandboxStore
+
+MAX_JSON_FILE_BYTES = 16 * 1024 * 1024
+"""Of a file whose content is in JSON, where it is held as a whole."""
+
+MAX_JSON_BODY_BYTES = 2 * MAX_JSON_FILE_BYTES
+"""Such a file in base64, or with characters that are escaped."""
+
+PIECE_BYTES = 256 * 1024
+
+PROGRAM_TIMEOUT_S = 630.0
+"""For the runtime to move or delete a tree, and some more."""
+
+BINARY = "application/octet-stream"
+
+RAW_HEADERS = {
+    "Content-Security-Policy": "sandbox",
+    "Cache-Control": "no-store",
+    "Accept-Ranges": "bytes",
+}
+"""What a sandbox has is never run as a page of ours, whatever it says that it is."""
+
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9.+-]{0,126}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+_SPAN = re.compile(r"bytes \d{1,19}-\d{1,19}/\d{1,19}")
+_RANGE = re.compile(r"bytes=[\d,\- ]{1,200}")
+
+A = TypeVar("A")
+
+
+class FileRoutes:
+    """Calls, not jobs. What may be done is for the rights of the sandbox's user to decide."""
+
+    def __init__(self, *, door: Door, sandboxes: SandboxStore, max_upload_bytes: int) -> None:
+        self._door = door
+        self._sandboxes = sandboxes
+        self._max_upload_bytes = max_upload_bytes
+
+    def operations(self) -> list[Operation]:
+        top = "/v1/sandboxes/{name}/files"
+        return [
+            Operation("GET", top, self.read, {200: FileView}, raw_answer=True),
+            Operation(
+                "PUT",
+                top,
+                self.write,
+                {200: FileEntry},
+                form_type=FileContent,
+                raw_body=True,
+                body_limit_bytes=self._max_upload_bytes,
+            ),
+            Operation("DELETE", top, self.delete, {204: None}),
+            Operation("GET", f"{top}/list", self.list_all, {200: FileList}),
+            Operation("GET", f"{top}/stat", self.stat, {200: FileEntry}),
+            Operation("GET", f"{top}/exists", self.exists, {200: FileExistence}),
+            Operation("POST", f"{top}/mkdir", self.create_directory, {200: FileEntry}),
+            Operation("POST", f"{top}/rename", self.rename, {200: FileEntry}),
+            Operation("POST", f"{top}/move", self.move, {200: FileEntry}),
+            Operation("POST", f"{top}/chmod", self.change_mode, {200: FileEntry}),
+        ]
+
+    def read(self, owner: str, name: str, query: FileQuery) -> Response:
+        """A file's bytes, or a part of them by `Range`; in JSON where `Accept` says so."""
+        wants_json = JSON_TYPE in request.headers.get("Accept", "").lower()
+        asked = request.headers.get("Range", "")
+        headers = {"Range": asked} if _RANGE.fullmatch(asked) and not wants_json else {}
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> Answer:
+            where = self._of_runtime(sandbox, query)
+            return calls.open("GET", "/files", query=where, headers=headers)
+
+        answer = self._door.use(owner, name, act)
+        if wants_json:
+            with closing(answer):
+                return json_answer(_view(query, answer))
+        return _raw(query, answer)
+
+    def write(self, owner: str, name: str, query: FileWriteQuery) -> Response:
+        """Write a file, as a whole or not at all: the body, or what it says in JSON."""
+        if request.mimetype == JSON_TYPE:
+            request.max_content_length = MAX_JSON_BODY_BYTES
+            given = read_body(request, FileContent)
+            query = msgspec.structs.replace(query, append=given.append, mode=given.mode)
+            content: bytes | Iterator[bytes] = _content(given)
+        else:
+            content = _uploaded(self._max_upload_bytes)
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> FileEntry:
+            where = self._of_runtime(sandbox, query)
+            return calls.call("PUT", "/files", kind=FileEntry, query=where, body=content)
+
+        return json_answer(self._door.use(owner, name, act))
+
+    def delete(self, owner: str, name: str, query: FileDeleteQuery) -> Response:
+        """Delete a file, or with `recursive` a directory and all that is in it."""
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> None:
+            where = self._of_runtime(sandbox, query)
+            calls.order("DELETE", "/files", query=where, timeout_s=PROGRAM_TIMEOUT_S)
+
+        self._door.use(owner, name, act)
+        return no_content()
+
+    def list_all(self, owner: str, name: str, query: FileListQuery) -> Response:
+        """What is in a directory, by name."""
+        return json_answer(self._look(owner, name, "/files/list", query, FileList))
+
+    def stat(self, owner: str, name: str, query: FileStatQuery) -> Response:
+        """One entry, without its content."""
+        return json_answer(self._look(owner, name, "/files/stat", query, FileEntry))
+
+    def exists(self, owner: str, name: str, query: FileQuery) -> Response:
+        """Whether there is something that the path leads to."""
+        return json_answer(self._look(owner, name, "/files/exists", query, FileExistence))
+
+    def create_directory(self, owner: str, name: str, body: DirectoryRequest) -> Response:
+        """Make a directory."""
+        return self._change(owner, name, "/files/mkdir", body)
+
+    def rename(self, owner: str, name: str, body: FileMoveRequest) -> Response:
+        """Give a file or a directory another path."""
+        return self._change(owner, name, "/files/rename", body)
+
+    def move(self, owner: str, name: str, body: FileMoveRequest) -> Response:
+        """As rename; into `to`, where that is a directory."""
+        return self._change(owner, name, "/files/move", body)
+
+    def change_mode(self, owner: str, name: str, body: FileModeRequest) -> Response:
+        """Change what may be done with a file."""
+        return self._change(owner, name, "/files/chmod", body)
+
+    def _look(self, owner: str, name: str, path: str, query: FileQuery, kind: type[A]) -> A:
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> A:
+            return calls.call("GET", path, kind=kind, query=self._of_runtime(sandbox, query))
+
+        return self._door.use(owner, name, act)
+
+    def _change(self, owner: str, name: str, path: str, body: FileQuery) -> Response:
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> FileEntry:
+            order = msgspec.json.encode(self._of_runtime(sandbox, body))
+            return calls.call("POST", path, kind=FileEntry, body=order, timeout_s=PROGRAM_TIMEOUT_S)
+
+        return json_answer(self._door.use(owner, name, act))
+
+    def _of_runtime(self, sandbox: Sandbox, given: FileQuery) -> dict[str, str | int | bool | None]:
+        """The request as the runtime takes it: with what it does not know of the session.
+
+        Raises `SessionNotFound`.
+        """
+        session = self._sandboxes.session(sandbox.id, given.session)
+        fields: dict[str, str | int | bool | None] = msgspec.to_builtins(given)
+        return fields if session is None else {**fields, "cwd": session.cwd, "user": session.user}
+
+
+def _raw(query: FileQuery, answer: Answer) -> Response:
+    """The bytes as they come. What the runtime says of them is passed on only if it can be so."""
+    span = answer.header("Content-Range")
+    headers = {
+        **RAW_HEADERS,
+        "Content-Type": _media_type(answer),
+        "Content-Length": str(_size(answer)),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(_name(query), safe='')}",
+        MODIFIED_HEADER: _modified_at(answer),
+    }
+    is_part = answer.status == 206 and _SPAN.fullmatch(span) is not None
+    if is_part:
+        headers["Content-Range"] = span
+    response = Response(answer.pieces(), 206 if is_part else 200, headers)
+    response.call_on_close(answer.close)
+    return response
+
+
+def _view(query: FileQuery, answer: Answer) -> FileView:
+    size = _size(answer)
+    if size > MAX_JSON_FILE_BYTES:
+        raise FileTooLarge(size, MAX_JSON_FILE_BYTES)
+    pieces = bytearray()
+    for piece in answer.pieces():
+        pieces += piece
+    try:
+        text, encoding = pieces.decode(), Encoding.UTF8
+    except UnicodeDecodeError:
+        text, encoding = base64.b64encode(pieces).decode(), Encoding.BASE64
+    return FileView(
+        path=query.path,
+        content=text,
+        encoding=encoding,
+        size=len(pieces),
+        mime_type=_media_type(answer),
+        modified_at=_modified_at(answer),
+    )
+
+
+def _size(answer: Answer) -> int:
+    """Raises `SandboxUnreachable` for what is no answer of our runtime."""
+    text = answer.header("Content-Length")
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        answer.close()
+        raise SandboxUnreachable("The sandbox's runtime does not say how long the file is.")
+    return int(text)
+
+
+def _media_type(answer: Answer) -> str:
+    given = answer.header("Content-Type")
+    return given if _MEDIA_TYPE.fullmatch(given) else BINARY
+
+
+def _modified_at(answer: Answer) -> str:
+    given = answer.header(MODIFIED_HEADER)
+    return given if _TIME.fullmatch(given) else ""
+
+
+def _name(query: FileQuery) -> str:
+    if query.path_encoding is Encoding.BASE64:
+        return "file"
+    return posixpath.basename(query.path)
+
+
+def _content(given: FileContent) -> bytes:
+    if given.encoding is Encoding.UTF8:
+        content = given.content.encode("utf-8", "surrogatepass")
+    else:
+        try:
+            content = base64.b64decode(given.content, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidField("content", f"Not base64: {error}.") from error
+    if len(content) > MAX_JSON_FILE_BYTES:
+        raise FileTooLarge(len(content), MAX_JSON_FILE_BYTES)
+    return content
+
+
+def _uploaded(limit_bytes: int) -> bytes | Iterator[bytes]:
+    """The body; a large one as it comes. Raises where it is too long, or breaks off."""
+    length = request.content_length
+    if length is not None and length > limit_bytes:
+        raise BodyTooLarge(limit_bytes)
+    pieces = _pieces(request.environ["wsgi.input"].read, length, limit_bytes)
+    return b"".join(pieces) if length is not None and length <= PIECE_BYTES else pieces
+
+
+def _pieces(read: Callable[[int], bytes], length: int | None, limit_bytes: int) -> Iterator[bytes]:
+    size = 0
+    try:
+        while piece := read(PIECE_BYTES):
+            size += len(piece)
+            if size > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            yield piece
+    except OSError as error:
+        raise UnreadableBody("The body broke off.") from error
+    if length is not None and size < length:
+        raise UnreadableBody("The body broke off.")

@@ -1,0 +1,92 @@
+"""What requests about files may say. Their answers are the runtime's, field by field."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from sandbox_runtime.protocol.files import MAX_LISTED, Mode
+from sandbox_runtime.protocol.requests import Encoding
+from web.schemas import SessionName
+from workers.contract.sandboxes import DEFAULT_SESSION
+
+
+class FileQuery(
+    msgspec.Struct, frozen=True, rename="camel", kw_only=True, forbid_unknown_fields=True
+):
+    """Which file; a relative path is looked for where the session's shell is."""
+
+    path: str
+    path_encoding: Encoding = Encoding.UTF8
+    """Of all paths in the request: base64 for names that are not UTF-8."""
+    session: SessionName = DEFAULT_SESSION
+
+
+class FileWriteQuery(FileQuery, frozen=True, kw_only=True):
+    """Where a file is written to, if its content is the body."""
+
+    append: bool = False
+    mode: Mode | None = None
+
+
+class FileDeleteQuery(FileQuery, frozen=True, kw_only=True):
+    """What to delete."""
+
+    recursive: bool = False
+    """Without it, a directory is refused."""
+
+
+class FileListQuery(FileQuery, frozen=True, kw_only=True):
+    """Which directory, and from where on."""
+
+    hidden: bool = False
+    limit: Annotated[int, Meta(ge=1, le=MAX_LISTED)] = 1000
+    cursor: str | None = None
+
+
+class FileStatQuery(FileQuery, frozen=True, kw_only=True):
+    """Which entry."""
+
+    follow: bool = False
+    """Of a symbolic link, tell of what it leads to."""
+
+
+class DirectoryRequest(FileQuery, frozen=True, kw_only=True):
+    """A directory to make."""
+
+    recursive: bool = False
+    """Parents are made, too, and it may be there."""
+
+
+class FileMoveRequest(FileQuery, frozen=True, kw_only=True):
+    """What goes where. A file that is there is replaced."""
+
+    to: str
+
+
+class FileModeRequest(FileQuery, frozen=True, kw_only=True):
+    """A mode in octal, as `0644`."""
+
+    mode: Mode
+
+
+class FileContent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to write, in JSON."""
+
+    content: str
+    encoding: Encoding = Encoding.UTF8
+    append: bool = False
+    mode: Mode | None = None
+
+
+class FileView(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
+    """A file with its content: base64 where that is no text."""
+
+    path: str
+    content: str
+    encoding: Encoding
+    size: int
+    mime_type: str
+    modified_at: str
