@@ -52,6 +52,8 @@ from workers.contract.sandboxes import (
     SessionRecord,
 )
 
+_CREDENTIALS = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*://)[^/]*@")
+
 CHECKOUT = "checkout"
 """The step that every build begins with."""
 
@@ -599,7 +601,7 @@ def job_view(job: Job) -> JobView:
         exit_code=_or_unset(job.exit_code),
         sandbox=_or_unset(job.sandbox),
         session=_or_unset(job.session),
-        spec=job.spec,
+        spec=_without_credentials(job.spec),
         attempt=job.attempt,
         created_at=job.created_at,
         started_at=_or_unset(job.started_at),
@@ -608,6 +610,13 @@ def job_view(job: Job) -> JobView:
         error=error_view(job.error),
         steps=[_step_view(step) for step in job.steps] if job.kind is JobKind.BUILD else UNSET,
     )
+
+
+def _without_credentials(spec: Spec) -> Spec:
+    """Who may look at a job need not know what its repository is opened with."""
+    if isinstance(spec, BuildSpec) and spec.repo_url is not None:
+        return msgspec.structs.replace(spec, repo_url=_CREDENTIALS.sub(r"\1***@", spec.repo_url))
+    return spec
 
 
 def session_view(session: SessionRecord) -> SessionView:

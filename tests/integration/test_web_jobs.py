@@ -573,6 +573,16 @@ def test_a_form_with_a_part_that_nobody_asked_for_is_refused(web: Web) -> None:
     assert (answer.status_code, field_of(answer)) == (422, "extra")
 
 
+def test_a_builds_record_does_not_tell_what_its_repository_is_opened_with(web: Web) -> None:
+    build = {**BUILD, "repoUrl": "https://me:secret@example.org/a.git"}
+
+    job = json_of(web.send("POST", "/v1/builds", build, AT_ONCE))
+    told = web.send("GET", f"/v1/builds/{job['id']}")
+
+    assert job["spec"]["repoUrl"] == "https://***@example.org/a.git"
+    assert b"secret" not in told.get_data()
+
+
 def test_a_build_needs_a_node_that_is_ready(redis_server: RedisServer) -> None:
     redis_server.empty()
     with web_on(redis_server) as web:
