@@ -120,6 +120,8 @@ class FileRoutes:
             content: bytes | Iterator[bytes] = _content(given)
         else:
             content = _uploaded(self._max_upload_bytes)
+        if query.append and isinstance(content, bytes):
+            content = iter((content,))  # A stream is never sent twice.
 
         def act(sandbox: Sandbox, calls: RuntimeCalls) -> FileEntry:
             where = self._of_runtime(sandbox, query)
