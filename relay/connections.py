@@ -194,6 +194,10 @@ class ClientConnection(asyncio.Protocol):
         self.listener = listener
         self.deadline = 0.0
         self.peer = ""
+        self.is_full = False
+        """Takes no more for now; so it may still be when its next request begins."""
+        self.has_ended = False
+        """Sends no more through its tunnel, and still reads."""
         self._loop = asyncio.get_running_loop()
         self._exchange: Exchange | None = None
         self._is_tunnel = False
@@ -221,7 +225,8 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
-        self._stay(IDLE_TIMEOUT_S if self._exchange else HEAD_TIMEOUT_S)
+        if self._exchange is not None:  # A head's time runs from its first byte.
+            self._stay(IDLE_TIMEOUT_S)
         if self._is_tunnel:
             assert self._exchange is not None
             self._exchange.forward(data)
@@ -237,13 +242,17 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """True keeps the other direction open."""
-        return self._is_tunnel and self._exchange is not None and self._exchange.client_ended()
+        if self._is_tunnel and self._exchange is not None:
+            self.has_ended = self._exchange.client_ended()
+        return self.has_ended
 
     def pause_writing(self) -> None:
+        self.is_full = True
         if self._exchange is not None:
             self._exchange.pause()
 
     def resume_writing(self) -> None:
+        self.is_full = False
         if self._exchange is not None:
             self._exchange.resume()
 
@@ -255,6 +264,8 @@ class ClientConnection(asyncio.Protocol):
             # Sent ahead of its turn: it is dropped, and the client sends it again elsewhere.
             self._exchange.keep_alive = False
             self._is_ahead = True
+        else:
+            self._stay(HEAD_TIMEOUT_S)
 
     def on_url(self, url: bytes) -> None:
         self._url.append(url)
@@ -324,11 +335,11 @@ class ClientConnection(asyncio.Protocol):
         """
         self._is_closing = True
         self._stay(HEAD_TIMEOUT_S)
-        if self.transport.can_write_eof() and not self.transport.is_closing():
+        if self.has_ended or self.transport.is_closing():
+            self.transport.close()
+        else:
             self.transport.write_eof()
             self.transport.resume_reading()
-        else:
-            self.transport.close()
 
     def abort(self) -> None:
         """At once: what the client has is cut, and it can tell."""
@@ -380,6 +391,7 @@ class Exchange(asyncio.Protocol):
         self._interim = 0
         self._is_over = False
         self._is_tunnel = False
+        self._has_ended = False
         self._task: asyncio.Task[None] | None = None
 
     # The client's side.
@@ -403,7 +415,7 @@ class Exchange(asyncio.Protocol):
 
     def client_ended(self) -> bool:
         """A tunnel's client sends no more; whether the sandbox's side may go on."""
-        if self._upstream is None or not self._upstream.can_write_eof():
+        if self._upstream is None or self._upstream.is_closing() or self._has_ended:
             return False
         self._upstream.write_eof()
         return True
@@ -435,9 +447,11 @@ class Exchange(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         headers = [*self._route.headers, *self._framing()]
         head = request_bytes(self._request.method, self._route.target, headers)
+        if self._client.is_full:
+            self.pause()
+        self._client.resume()  # Before the first write, which may pause it again.
         self._upstream.write(b"".join([head, *self._pending]))
         self._pending.clear()
-        self._client.resume()
 
     def data_received(self, data: bytes) -> None:
         if self._is_over:
@@ -453,17 +467,17 @@ class Exchange(asyncio.Protocol):
             if self._is_tunnel and upgrade.args[0] < len(data):
                 self._client.write(data[upgrade.args[0] :])
         except httptools.HttpParserError:
-            self._fail("What listens there does not speak HTTP.")
+            if not self._answer_ended:
+                self._fail("What listens there does not speak HTTP.")
         if self._answer_ended and not self._is_over and not self._is_tunnel:
             self._finish()
 
     def eof_received(self) -> bool:
-        if self._is_tunnel and not self._client.transport.is_closing():
-            if self._client.transport.can_write_eof():
-                self._client.transport.write_eof()
-                return True
+        if not self._is_tunnel or self._client.has_ended or self._client.transport.is_closing():
             return False
-        return False
+        self._has_ended = True
+        self._client.transport.write_eof()
+        return True
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._is_over:

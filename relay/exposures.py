@@ -34,6 +34,7 @@ class Exposures:
         self._ports = ports
         self._sandboxes = sandboxes
         self._known: OrderedDict[str, Exposed] = OrderedDict()
+        self._changes = 0
 
     async def find(self, name: PreviewName) -> Exposed | None:
         """None where this port is not exposed with this token. Raises `StoreUnavailable`."""
@@ -46,6 +47,7 @@ class Exposures:
     async def look_again(self, sandbox_id: str) -> set[int]:
         """The ports that are not exposed any more as they were. Raises `StoreUnavailable`."""
         before = self._known.pop(sandbox_id, None)
+        self._changes += 1
         now = await self._look(sandbox_id)
         if before is None:
             return set()
@@ -61,10 +63,13 @@ class Exposures:
             return SandboxState.REMOVED
 
     async def _look(self, sandbox_id: str) -> Exposed | None:
-        try:
-            exposed = await asyncio.to_thread(self._read, sandbox_id)
-        except SandboxNotFound:
-            return None
+        changes = -1
+        while changes != self._changes:  # What was read before a change is not true any more.
+            changes = self._changes
+            try:
+                exposed = await asyncio.to_thread(self._read, sandbox_id)
+            except SandboxNotFound:
+                return None
         if exposed.ports:  # The rest is not asked for by those who know a URL.
             self._known[sandbox_id] = exposed
             if len(self._known) > REMEMBERED:

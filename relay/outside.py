@@ -46,6 +46,12 @@ _NOT_A_SANDBOXS_TO_SAY = frozenset(
 )
 """They would hold for other sandboxes of the same domain, too."""
 
+_NOT_AT_A_PATH = frozenset({b"nel", b"report-to", b"service-worker-allowed"})
+"""They would hold for other previews of the same origin, too."""
+
+_KEEPS_THE_TOKEN = (b"Referrer-Policy", b"same-origin")
+"""A preview's URL is all that it takes to see it, so other sites are not told."""
+
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:16px/1.5 system-ui,sans-serif;margin:15vh auto;max-width:34rem}}</style>
@@ -126,13 +132,18 @@ class OutsideGate:
             except Refusal as refusal:
                 raise _page(refusal, request) from None
 
+        dropped = _NOT_A_SANDBOXS_TO_SAY | (_NOT_AT_A_PATH if name.prefix else frozenset())
+
         def answer_headers(headers: Iterable[Header]) -> list[Header]:
-            return [
+            answer = [
                 (header, _own_cookie(value, name.prefix))
                 if header.lower() == b"set-cookie"
                 else (header, value)
-                for header, value in without(headers, _NOT_A_SANDBOXS_TO_SAY)
+                for header, value in without(headers, dropped)
             ]
+            if not any(header.lower() == b"referrer-policy" for header, _ in answer):
+                answer.append(_KEEPS_THE_TOKEN)
+            return answer
 
         headers = self._headers(request, host, name, exposed.sandbox_name, peer)
         return Route((name.sandbox_id, name.port), dial, target, headers, False, answer_headers)
@@ -183,8 +194,9 @@ class OutsideGate:
     ) -> list[Header]:
         headers = [
             (header, value)
-            for header, value in without(end_to_end(request.headers), _SET_BY_US)
-            if header.lower() != b"authorization" or not _CREDENTIALS.match(value)
+            for header, value in end_to_end(request.headers)
+            if header.lower().replace(b"_", b"-") not in _SET_BY_US  # CGI takes them for the same.
+            and (header.lower() != b"authorization" or not _CREDENTIALS.match(value))
         ]
         scheme = self._address.scheme.encode()
         headers += [
