@@ -388,6 +388,7 @@ class Exchange(asyncio.Protocol):
         self._answer: ResponseHead | None = None
         self._answer_chunked = False
         self._answer_ended = False
+        self._said_more = False
         self._interim = 0
         self._is_over = False
         self._is_tunnel = False
@@ -467,6 +468,7 @@ class Exchange(asyncio.Protocol):
             if self._is_tunnel and upgrade.args[0] < len(data):
                 self._client.write(data[upgrade.args[0] :])
         except httptools.HttpParserError:
+            self._said_more = True
             if not self._answer_ended:
                 self._fail("What listens there does not speak HTTP.")
         if self._answer_ended and not self._is_over and not self._is_tunnel:
@@ -504,6 +506,7 @@ class Exchange(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         if self._answer_ended:
+            self._said_more = True
             return  # What comes behind the answer is nobody's.
         self._parsing.progressed()
         head = ResponseHead(self._parser.get_status_code(), tuple(self._parsing.headers))
@@ -619,6 +622,7 @@ class Exchange(asyncio.Protocol):
             and self._route.keeps_connection
             and self._request_ended
             and self._answer_ended
+            and not self._said_more
             and not self._is_tunnel
             and self._answer is not None
             and not self._lasts_to_the_end
