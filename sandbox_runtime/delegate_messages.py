@@ -13,6 +13,7 @@ import struct
 import msgspec
 
 from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
+from sandbox_runtime.protocol.files import FileFind, FileSearch
 from sandbox_runtime.protocol.git import GitCommand
 
 MAX_REPORT_BYTES = 24 * 1024 * 1024
@@ -117,13 +118,32 @@ class Done(Message, frozen=True, tag="done"):
 
 
 class Refused(Message, frozen=True, tag="refused"):
-    """`code` is that of a `GitFault`, or another runtime fault's."""
+    """`code` is that of a `GitFault`, a `FileFault`, or another runtime fault's."""
 
     code: str
     message: str
     words: str
     """Git's own."""
 
+
+class Find(Message, frozen=True, tag="find"):
+    """Answered by `Done` with `FileFindings`, or `Refused`."""
+
+    path: str
+    """Absolute; each byte of it is one character."""
+    order: FileFind
+
+
+class Search(Message, frozen=True, tag="search"):
+    """Answered by `Done` with `FileMatches`, or `Refused`."""
+
+    path: str
+    """As in `Find`."""
+    order: FileSearch
+
+
+FileOrder = Find | Search
+FileReport = Done | Refused | Fault
 
 GitOrder = Clone | Command
 GitReport = CloneBegan | Progress | Done | Refused | Fault

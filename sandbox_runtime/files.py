@@ -8,28 +8,26 @@ import binascii
 import errno
 import os
 import posixpath
-import stat
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from sandbox_runtime import file_work
+import msgspec
+import structlog
+
+from sandbox_runtime import delegates, file_work
+from sandbox_runtime.delegate_messages import Done, FileOrder, FileReport, Find, Refused, Search
+from sandbox_runtime.file_answers import FAULTS, described, fault_of
 from sandbox_runtime.file_work import PIECE_BYTES, Found, Opened, Replacement
 from sandbox_runtime.programs import UserPrograms
+from sandbox_runtime.protocol.errors import FAULTS as FAULTS_BY_CODE
 from sandbox_runtime.protocol.errors import (
-    DirectoryNotEmpty,
-    DiskFull,
-    FileExists,
     FileFault,
-    FileMissing,
     InvalidRequest,
     IsDirectory,
     NameInvalid,
-    NotADirectory,
-    NotAFile,
     PermissionDenied,
     RuntimeFault,
 )
@@ -38,13 +36,16 @@ from sandbox_runtime.protocol.files import (
     DirectoryCreation,
     FileDeletion,
     FileEntry,
+    FileFind,
+    FileFindings,
     FileList,
     FileListing,
+    FileMatches,
     FileMode,
     FileMove,
     FilePlace,
+    FileSearch,
     FileStat,
-    FileType,
     FileWrite,
 )
 from sandbox_runtime.protocol.requests import Encoding, Session
@@ -55,31 +56,17 @@ from sandbox_runtime.user_threads import UserThreads
 PROGRAM_TIMEOUT_S = 600.0
 """For `rm` and `mv`, which are run where one call to the kernel does not do."""
 
+DELEGATE_TIMEOUT_S = 50.0
+"""For a search."""
+
+MAX_MESSAGE_CHARS = 2000
+
 MAX_COMPLAINT_BYTES = 64 * 1024
 
-FAULTS: dict[int, type[RuntimeFault]] = {
-    errno.ENOENT: FileMissing,
-    errno.EEXIST: FileExists,
-    errno.EISDIR: IsDirectory,
-    errno.ENOTDIR: NotADirectory,
-    errno.ENOTEMPTY: DirectoryNotEmpty,
-    errno.ENXIO: NotAFile,
-    errno.ENAMETOOLONG: NameInvalid,
-    errno.EINVAL: NameInvalid,
-    errno.EACCES: PermissionDenied,
-    errno.EPERM: PermissionDenied,
-    errno.EROFS: PermissionDenied,
-    errno.EBUSY: PermissionDenied,
-    errno.ELOOP: PermissionDenied,
-    errno.ENOSPC: DiskFull,
-    errno.EDQUOT: DiskFull,
-}
+_findings = msgspec.json.Decoder(FileFindings)
+_matches = msgspec.json.Decoder(FileMatches)
 
-_FILE_TYPES = {
-    stat.S_IFREG: FileType.FILE,
-    stat.S_IFDIR: FileType.DIRECTORY,
-    stat.S_IFLNK: FileType.SYMLINK,
-}
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -114,7 +101,7 @@ class Files:
         first = await anext(pieces)
         put = self._append if order.append else self._replace
         status = await put(order, path, mode, first, pieces)
-        return _described(Found(posixpath.basename(path), status), path)
+        return described(Found(posixpath.basename(path), status), path)
 
     async def delete(self, order: FileDeletion) -> None:
         path = self._path(order)
@@ -135,11 +122,17 @@ class Files:
                 path, hidden=order.hidden, limit=order.limit, after=after
             )
             return FileList(
-                files=[_described(one, posixpath.join(path, one.name)) for one in found],
+                files=[described(one, posixpath.join(path, one.name)) for one in found],
                 next_cursor=_encoded(found[-1].name) if has_more and found else None,
             )
 
         return await self._do(order, work)
+
+    async def find(self, order: FileFind) -> FileFindings:
+        return await self._delegate(order, Find(path=self._sent(order), order=order), _findings)
+
+    async def search(self, order: FileSearch) -> FileMatches:
+        return await self._delegate(order, Search(path=self._sent(order), order=order), _matches)
 
     async def stat(self, order: FileStat) -> FileEntry:
         return await self._entry(order, self._path(order), follow=order.follow)
@@ -186,13 +179,53 @@ class Files:
             raise NameInvalid(f"The path is longer than {MAX_PATH_BYTES} bytes.")
         return path
 
+    def _sent(self, place: FilePlace) -> str:
+        return os.fsencode(self._path(place)).decode("latin-1")
+
+    async def _delegate(
+        self, place: FilePlace, order: FileOrder, answer: msgspec.json.Decoder[T]
+    ) -> T:
+        """Has a program of ours do it that is the user; it ends when this is cancelled."""
+        group = self._programs.new_group("files")
+        try:
+            async with asyncio.timeout(DELEGATE_TIMEOUT_S):
+                delegate = await delegates.start(
+                    "sandbox_runtime.file_delegate",
+                    programs=self._programs,
+                    settings=self._settings,
+                    env=self._programs.environment({}, user=place.user),
+                    group=group,
+                    reports=FileReport,
+                    user=place.user,
+                )
+                try:
+                    await delegate.order(order)
+                    report = await delegate.report()
+                finally:
+                    await delegate.close()
+            match report:
+                case Done(answer=raw):
+                    return answer.decode(raw)
+                case Refused(code=code, message=message):
+                    known = FAULTS_BY_CODE.get(code, FileFault)
+                    raise known(message[:MAX_MESSAGE_CHARS])
+                case _:
+                    raise FileFault("The search failed.")
+        except TimeoutError:
+            raise FileFault(f"Not done within {DELEGATE_TIMEOUT_S:.0f} s.") from None
+        except (delegates.DelegateLost, OSError, msgspec.DecodeError, RecursionError) as error:
+            log.warning("file delegate failed", reason=type(error).__name__)
+            raise FileFault("The search was ended before it was done.") from error
+        finally:
+            await group.close()
+
     async def _do(self, place: FilePlace, work: Callable[[], T]) -> T:
         with _translated():
             return await self._threads.run(place.user, work)
 
     async def _entry(self, place: FilePlace, path: str, *, follow: bool) -> FileEntry:
         found = await self._do(place, lambda: file_work.look(path, follow=follow))
-        return _described(found, path)
+        return described(found, path)
 
     async def _replace(
         self,
@@ -283,44 +316,6 @@ class Files:
             await group.close()
 
 
-def modified_at(status: os.stat_result) -> str:
-    """RFC 3339, in UTC."""
-    try:
-        moment = datetime.fromtimestamp(status.st_mtime, UTC)
-    except (OverflowError, ValueError, OSError):  # A file's time can be any number.
-        moment = datetime.max if status.st_mtime > 0 else datetime.min
-    return f"{moment.isoformat(timespec='microseconds')[:26]}Z"
-
-
-def _described(found: Found, path: str) -> FileEntry:
-    status = found.status
-    name, name_base64 = _text(found.name)
-    shown_path, path_base64 = _text(path)
-    target, target_base64 = (None, None) if found.target is None else _text(found.target)
-    return FileEntry(
-        name=name,
-        path=shown_path,
-        type=_FILE_TYPES.get(stat.S_IFMT(status.st_mode), FileType.OTHER),
-        size=status.st_size,
-        mode=f"{stat.S_IMODE(status.st_mode):04o}",
-        modified_at=modified_at(status),
-        target=target,
-        name_base64=name_base64,
-        path_base64=path_base64,
-        target_base64=target_base64,
-    )
-
-
-def _text(name: str) -> tuple[str, str | None]:
-    """A name for JSON, and in base64 where it is none."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raw = os.fsencode(name)
-        return raw.decode("utf-8", "replace"), base64.b64encode(raw).decode()
-    return name, None
-
-
 def _encoded(name: str) -> str:
     return base64.b64encode(os.fsencode(name)).decode()
 
@@ -355,17 +350,13 @@ def _translated(*, passed: int | None = None) -> Iterator[None]:
     except OSError as error:
         if passed is not None and error.errno == passed:
             raise
-        raise _fault_of(error.errno or 0, error.strerror or str(error)) from error
-
-
-def _fault_of(number: int, words: str) -> RuntimeFault:
-    return FAULTS.get(number, FileFault)(f"{words[:1].upper()}{words[1:]}.")
+        raise fault_of(error.errno or 0, error.strerror or str(error)) from error
 
 
 def _fault_of_complaint(complaint: str) -> RuntimeFault:
     for number in FAULTS:
         if f": {os.strerror(number)}" in complaint:
-            return _fault_of(number, os.strerror(number))
+            return fault_of(number, os.strerror(number))
     return FileFault(complaint.strip()[-500:] or "It failed, and did not say why.")
 
 

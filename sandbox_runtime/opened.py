@@ -17,6 +17,11 @@ from contextlib import contextmanager, suppress
 _SYS_OPENAT2 = 437
 _AT_FDCWD = -100
 _RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+
+_STEP_NAMES = 15
+"""Of a path that may be longer than Linux takes: as many names as always fit in one call."""
 
 _PROC_SUPER_MAGIC = 0x9FA0
 
@@ -61,13 +66,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def open_entry(path: str, flags: int = 0) -> int:
-    how = _OpenHow(os.O_PATH | os.O_CLOEXEC | flags, 0, _RESOLVE_NO_MAGICLINKS)
-    descriptor: int = _libc.syscall(
-        _SYS_OPENAT2, _AT_FDCWD, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)
-    )
-    if descriptor < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
+    descriptor = _openat2(_AT_FDCWD, path, os.O_PATH | flags, _RESOLVE_NO_MAGICLINKS)
     try:
         _refuse_proc(descriptor, path)
     except BaseException:
@@ -79,6 +78,21 @@ def open_entry(path: str, flags: int = 0) -> int:
 def reopen(descriptor: int, flags: int) -> int:
     """Opens what the descriptor stands for, in earnest."""
     return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
+
+
+def open_below(directory: int, path: str, flags: int) -> int:
+    """Opens what lies below a directory, however deep, through no link."""
+    names = path.split("/")
+    here = os.dup(directory)
+    try:
+        while len(names) > _STEP_NAMES:
+            step, names = "/".join(names[:_STEP_NAMES]), names[_STEP_NAMES:]
+            deeper = _below(here, step, os.O_PATH | os.O_DIRECTORY)
+            os.close(here)
+            here = deeper
+        return _below(here, "/".join(names) or ".", flags)
+    finally:
+        os.close(here)
 
 
 def make_directories(path: str, mode: int) -> int:
@@ -108,6 +122,21 @@ def make_directory(name: str, mode: int, directory: int) -> None:
     os.mkdir(name, mode, dir_fd=directory)
     # Our umask is another than the user's.
     os.chmod(name, mode, dir_fd=directory)
+
+
+def _below(directory: int, path: str, flags: int) -> int:
+    return _openat2(directory, path, flags, _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH)
+
+
+def _openat2(directory: int, path: str, flags: int, resolve: int) -> int:
+    how = _OpenHow(os.O_CLOEXEC | flags, 0, resolve)
+    descriptor: int = _libc.syscall(
+        _SYS_OPENAT2, directory, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)
+    )
+    if descriptor < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    return descriptor
 
 
 def _refuse_proc(descriptor: int, path: str) -> None:

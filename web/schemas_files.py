@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from sandbox_runtime.protocol.files import MAX_LISTED, Mode
+from sandbox_runtime.protocol.files import FileType, Limit, Mode
 from sandbox_runtime.protocol.requests import Encoding
 from web.schemas import SessionName
 from workers.contract.sandboxes import DEFAULT_SESSION
@@ -42,8 +42,31 @@ class FileListQuery(FileQuery, frozen=True, kw_only=True):
     """Which directory, and from where on."""
 
     hidden: bool = False
-    limit: Annotated[int, Meta(ge=1, le=MAX_LISTED)] = 1000
+    limit: Limit = 1000
     cursor: str | None = None
+
+
+class FileFindQuery(FileQuery, frozen=True, kw_only=True):
+    """Which names, below which directory."""
+
+    pattern: str
+    """As `*.py`, of the name; with a slash, of the path below the directory."""
+    type: FileType | None = None
+    hidden: bool = False
+    limit: Limit = 1000
+
+
+class FileSearchQuery(FileQuery, frozen=True, kw_only=True):
+    """What to look for, in which files."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    regex: bool = False
+    """`text` is a regular expression, as Python has them."""
+    ignore_case: bool = False
+    pattern: str = "*"
+    """Of the files, as in `FileFindQuery`."""
+    hidden: bool = False
+    limit: Limit = 1000
 
 
 class FileStatQuery(FileQuery, frozen=True, kw_only=True):

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import mimetypes
 import re
+from collections.abc import Coroutine
 
+import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from sandbox_runtime.file_answers import modified_at
 from sandbox_runtime.file_work import PIECE_BYTES, Opened
-from sandbox_runtime.files import Files, modified_at
-from sandbox_runtime.http import json_answer, no_content, read_body, read_query, refusal
+from sandbox_runtime.files import Files
+from sandbox_runtime.http import json_answer, no_content, read_body, read_query, refusal, until_left
 from sandbox_runtime.protocol.errors import InvalidRequest, RangeNotSatisfiable, RuntimeFault
 from sandbox_runtime.protocol.files import (
     MODIFIED_HEADER,
     DirectoryCreation,
     FileDeletion,
     FileExistence,
+    FileFind,
     FileListing,
     FileMode,
     FileMove,
     FilePlace,
     FileRead,
+    FileSearch,
     FileStat,
     FileWrite,
 )
@@ -47,6 +53,8 @@ class FileRoutes:
             Route("/files", self._write, methods=["PUT"]),
             Route("/files", self._delete, methods=["DELETE"]),
             Route("/files/list", self._list, methods=["GET"]),
+            Route("/files/find", self._find, methods=["GET"]),
+            Route("/files/search", self._search, methods=["GET"]),
             Route("/files/stat", self._stat, methods=["GET"]),
             Route("/files/exists", self._exists, methods=["GET"]),
             Route("/files/mkdir", self._create_directory, methods=["POST"]),
@@ -83,6 +91,14 @@ class FileRoutes:
 
     async def _list(self, request: Request) -> Response:
         return json_answer(await self._files.list_all(read_query(request, FileListing)))
+
+    async def _find(self, request: Request) -> Response:
+        found = self._files.find(read_query(request, FileFind))
+        return await _while_wanted(request, found)
+
+    async def _search(self, request: Request) -> Response:
+        matches = self._files.search(read_query(request, FileSearch))
+        return await _while_wanted(request, matches)
 
     async def _stat(self, request: Request) -> Response:
         return json_answer(await self._files.stat(read_query(request, FileStat)))
@@ -153,6 +169,14 @@ class _Content(Response):
     async def _piece(self, at: int, size: int) -> bytes:
         held = self._opened.head[at : at + size]
         return held or await self._files.read(self._opened, at, min(size, PIECE_BYTES))
+
+
+async def _while_wanted(request: Request, work: Coroutine[None, None, msgspec.Struct]) -> Response:
+    """Its answer; the work ends when the caller leaves."""
+    working = asyncio.create_task(work)
+    async with until_left(request.receive, working.cancel):
+        await asyncio.wait((working,))
+    return no_content() if working.cancelled() else json_answer(working.result())
 
 
 def _wanted(header: str, size: int) -> range | None:

@@ -5,6 +5,8 @@
     PUT    /files                query FileWrite, body: the bytes → FileEntry
     DELETE /files                query FileDeletion → 204
     GET    /files/list           query FileListing → FileList
+    GET    /files/find           query FileFind → FileFindings; ends when the caller leaves
+    GET    /files/search         query FileSearch → FileMatches; the same
     GET    /files/stat           query FileStat → FileEntry
     GET    /files/exists         query FilePlace → FileExistence
     POST   /files/mkdir          body DirectoryCreation → FileEntry
@@ -35,8 +37,17 @@ MAX_LISTED = 10_000
 
 MODIFIED_HEADER = "Coldframe-Modified-At"
 
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)]
+
 Mode = Annotated[str, msgspec.Meta(pattern=r"^[0-7]{3,4}$(?!\n)")]
 """Octal, as `0644`."""
+
+
+class FileType(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    SYMLINK = "symlink"
+    OTHER = "other"
 
 
 class FilePlace(
@@ -73,8 +84,31 @@ class FileListing(FilePlace, frozen=True):
     """By name, in the order of code points."""
 
     hidden: bool = False
-    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)] = 1000
+    limit: Limit = 1000
     cursor: str | None = None
+
+
+class FileFind(FilePlace, frozen=True):
+    """Below a directory, links not followed; each directory's entries before what is below them."""
+
+    pattern: str
+    """As `*.py`, of the name; with a slash, of the path below the directory."""
+    type: FileType | None = None
+    hidden: bool = False
+    limit: Limit = 1000
+
+
+class FileSearch(FilePlace, frozen=True):
+    """In the text files below a directory, or in one file, line by line."""
+
+    text: str
+    regex: bool = False
+    """`text` is a regular expression, as Python has them."""
+    ignore_case: bool = False
+    pattern: str = "*"
+    """Of the files, as in `FileFind`."""
+    hidden: bool = False
+    limit: Limit = 1000
 
 
 class FileStat(FilePlace, frozen=True):
@@ -97,13 +131,6 @@ class FileMode(FilePlace, frozen=True):
     mode: Mode
 
 
-class FileType(StrEnum):
-    FILE = "file"
-    DIRECTORY = "directory"
-    SYMLINK = "symlink"
-    OTHER = "other"
-
-
 class FileEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     name: str
     path: str
@@ -121,6 +148,26 @@ class FileEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_
 class FileList(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     files: list[FileEntry]
     next_cursor: str | None = None
+
+
+class FileFindings(msgspec.Struct, frozen=True):
+    files: list[FileEntry]
+    truncated: bool
+
+
+class FileMatch(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
+    path: str
+    line: int
+    column: int
+    """Both from 1; in characters."""
+    text: str
+    """The line, or as much of it as comes with the first match in it."""
+    path_base64: str | None = None
+
+
+class FileMatches(msgspec.Struct, frozen=True):
+    matches: list[FileMatch]
+    truncated: bool
 
 
 class FileExistence(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from statistics import median
 from time import perf_counter
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 import pytest
@@ -257,6 +257,30 @@ def test_files_are_made_moved_and_deleted(api: Client, box: str, directory: str)
     assert refusal(refused) == (409, "is_directory")
     assert deleted.status_code == 204
     assert api.exec(BOX, f"ls -A {directory}")["stdout"] == ""
+
+
+@pytest.mark.parametrize("name", ['a"; x="b.html', "a\r\nX-Evil: 1.html", "∞.svg", "-rf"])
+def test_a_page_of_a_sandboxes_is_an_attachment_whatever_its_name_is(
+    api: Client, box: str, directory: str, name: str
+) -> None:
+    put(api, box, f"{directory}/{name}", b"<script>")
+
+    headers = get(api, box, f"{directory}/{name}").headers
+
+    assert headers["content-disposition"] == f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    assert headers["content-security-policy"] == "sandbox"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "x-evil" not in headers
+
+
+def test_files_are_found_and_searched(api: Client, box: str, directory: str) -> None:
+    put(api, box, f"{directory}/a/b.py", b"import this\n")
+
+    found = api.http.get(f"{box}/find", params={"path": directory, "pattern": "*.py"}).json()
+    matches = api.http.get(f"{box}/search", params={"path": directory, "text": "this"}).json()
+
+    assert [one["path"] for one in found["files"]] == [f"{directory}/a/b.py"]
+    assert [(one["line"], one["column"]) for one in matches["matches"]] == [(1, 8)]
 
 
 def test_small_files_are_read_and_written_in_a_few_milliseconds(

@@ -555,3 +555,84 @@ def test_a_full_volume_is_told_and_nothing_of_the_file_stays(
         assert [one.name for one in directory.iterdir()] == ["s"]
     finally:
         os.system(f"umount {directory}")
+
+
+def found(http: httpx.Client, path: object, pattern: str, **query: str | int) -> list[str]:
+    answer = http.get("/files/find", params={"path": str(path), "pattern": pattern, **query})
+    assert answer.status_code == 200, answer.text
+    return [one["path"].removeprefix(f"{path}/") for one in answer.json()["files"]]
+
+
+def search(http: httpx.Client, path: object, text: str, **query: str | int) -> Json:
+    answer = http.get("/files/search", params={"path": str(path), "text": text, **query})
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_files_are_found_by_name_and_by_path_in_any_depth_and_links_are_not_followed(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user(
+        "mkdir -p a/b .git; touch x.py a/y.py a/b/z.py a/b/z.txt .git/c.py; ln -s .. a/loop",
+        directory,
+    )
+
+    assert found(http, directory, "*.py") == ["x.py", "a/y.py", "a/b/z.py"]
+    assert found(http, directory, "a/b/*") == ["a/b/z.py", "a/b/z.txt"]
+    assert found(http, directory, "*", type="symlink") == ["a/loop"]
+    assert ".git/c.py" in found(http, directory, "*.py", hidden=True)
+    assert len(found(http, directory, "*", limit=2)) == 2
+
+
+def test_text_is_found_with_its_line_and_column(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("printf 'one\\ntwo (x)\\nTWO' > a; printf 'two\\0' > binary", directory)
+
+    literal = search(http, directory, "two (")
+    expression = search(http, directory, "^t.o", regex=True, ignoreCase=True)
+
+    assert literal["matches"] == [
+        {"path": f"{directory}/a", "line": 2, "column": 1, "text": "two (x)"}
+    ]
+    assert [one["line"] for one in expression["matches"]] == [2, 3]
+    assert len(search(http, directory / "a", "two")["matches"]) == 1
+    truncated = search(http, directory, "o", limit=1)
+    assert (len(truncated["matches"]), truncated["truncated"]) == (1, True)
+
+
+def test_a_search_that_cannot_be_says_why(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    def refusal(verb: str, **query: str | int) -> tuple[int, str]:
+        return refused(http.get(f"/files/{verb}", params=query))
+
+    here = str(directory)
+    assert refusal("search", path=here, text="(", regex=True) == (422, "invalid_request")
+    assert refusal("search", path=f"{here}/no", text="x") == (404, "file_not_found")
+    assert refusal("find", path=f"{here}/no", pattern="*") == (404, "file_not_found")
+    assert refusal("find", path="/proc/self", pattern="*") == (403, "permission_denied")
+
+
+def test_a_tree_of_3000_levels_is_searched(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    deep = "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nopen('end', 'w')"
+    runtime.as_user(f'python3 -c "{deep}"', directory)
+
+    assert len(found(http, directory, "end")) == 1
+    http.delete("/files", params={"path": f"{directory}/d", "recursive": True}).raise_for_status()
+
+
+def test_a_search_ends_when_its_caller_leaves(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    write(http, directory / "a", b"a" * 60)
+    query: dict[str, str | bool] = {"path": str(directory), "text": "(a+)+$b", "regex": True}
+    children = Path(f"/proc/{runtime.pid}/task/{runtime.pid}/children")
+    before = children.read_text()
+
+    with pytest.raises(httpx.ReadTimeout):
+        http.get("/files/search", params=query, timeout=1)
+
+    wait_until(lambda: children.read_text() == before)

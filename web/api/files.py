@@ -15,20 +15,30 @@ import msgspec
 from flask import Response, request
 
 from sandbox_runtime.protocol.calls import Answer, RuntimeCalls
-from sandbox_runtime.protocol.files import MODIFIED_HEADER, FileEntry, FileExistence, FileList
+from sandbox_runtime.protocol.files import (
+    MODIFIED_HEADER,
+    FileEntry,
+    FileExistence,
+    FileFindings,
+    FileList,
+    FileMatches,
+)
 from sandbox_runtime.protocol.requests import Encoding
 from web.door import Door
 from web.errors import BodyTooLarge, FileTooLarge, InvalidField, SandboxUnreachable, UnreadableBody
 from web.operations import Operation, json_answer, no_content
+from web.readers import client_left
 from web.requests import JSON_TYPE, read_body
 from web.schemas_files import (
     DirectoryRequest,
     FileContent,
     FileDeleteQuery,
+    FileFindQuery,
     FileListQuery,
     FileModeRequest,
     FileMoveRequest,
     FileQuery,
+    FileSearchQuery,
     FileStatQuery,
     FileView,
     FileWriteQuery,
@@ -87,6 +97,8 @@ class FileRoutes:
             ),
             Operation("DELETE", top, self.delete, {204: None}),
             Operation("GET", f"{top}/list", self.list_all, {200: FileList}),
+            Operation("GET", f"{top}/find", self.find, {200: FileFindings}),
+            Operation("GET", f"{top}/search", self.search, {200: FileMatches}),
             Operation("GET", f"{top}/stat", self.stat, {200: FileEntry}),
             Operation("GET", f"{top}/exists", self.exists, {200: FileExistence}),
             Operation("POST", f"{top}/mkdir", self.create_directory, {200: FileEntry}),
@@ -143,6 +155,14 @@ class FileRoutes:
         """What is in a directory, by name."""
         return json_answer(self._look(owner, name, "/files/list", query, FileList))
 
+    def find(self, owner: str, name: str, query: FileFindQuery) -> Response:
+        """Files and directories below a directory, by their names."""
+        return json_answer(self._look(owner, name, "/files/find", query, FileFindings))
+
+    def search(self, owner: str, name: str, query: FileSearchQuery) -> Response:
+        """Lines of text files, by what is in them."""
+        return json_answer(self._look(owner, name, "/files/search", query, FileMatches))
+
     def stat(self, owner: str, name: str, query: FileStatQuery) -> Response:
         """One entry, without its content."""
         return json_answer(self._look(owner, name, "/files/stat", query, FileEntry))
@@ -168,8 +188,16 @@ class FileRoutes:
         return self._change(owner, name, "/files/chmod", body)
 
     def _look(self, owner: str, name: str, path: str, query: FileQuery, kind: type[A]) -> A:
+        environ = request.environ
+
         def act(sandbox: Sandbox, calls: RuntimeCalls) -> A:
-            return calls.call("GET", path, kind=kind, query=self._of_runtime(sandbox, query))
+            return calls.call(
+                "GET",
+                path,
+                kind=kind,
+                query=self._of_runtime(sandbox, query),
+                is_wanted=lambda: not client_left(environ),
+            )
 
         return self._door.use(owner, name, act)
 

@@ -1,0 +1,41 @@
+"""Looks through trees of files, as the sandbox's user, in a process that can be ended."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from sandbox_runtime.as_user import Channel, serve
+from sandbox_runtime.delegate_messages import Done, FileOrder, Find, Refused, Search
+from sandbox_runtime.file_answers import fault_of
+from sandbox_runtime.file_tree import find, search
+from sandbox_runtime.protocol.errors import InvalidRequest, RuntimeFault
+
+
+def main() -> None:
+    serve(_work)
+
+
+def _work(channel: Channel) -> None:
+    order = channel.receive(msgspec.json.Decoder(FileOrder))
+    if order is not None:
+        channel.send(_answer(order))
+
+
+def _answer(order: FileOrder) -> Done | Refused:
+    try:
+        path = order.path.encode("latin-1").decode("utf-8", "surrogateescape")
+        match order:
+            case Find(order=wanted):
+                return Done(answer=msgspec.Raw(msgspec.json.encode(find(path, wanted))))
+            case Search(order=wanted):
+                return Done(answer=msgspec.Raw(msgspec.json.encode(search(path, wanted))))
+    except re.error as error:
+        return _refused(InvalidRequest(f"text is no regular expression: {error}"))
+    except OSError as error:
+        return _refused(fault_of(error.errno or 0, error.strerror or str(error)))
+
+
+def _refused(fault: RuntimeFault) -> Refused:
+    return Refused(code=fault.code, message=fault.message, words="")

@@ -1,0 +1,156 @@
+"""Walks trees of files and looks into them. Links are not followed, and no depth is too deep."""
+
+from __future__ import annotations
+
+import codecs
+import fnmatch
+import os
+import posixpath
+import re
+import stat
+from collections.abc import Iterator
+
+from sandbox_runtime.file_answers import described, text_of
+from sandbox_runtime.file_work import Found
+from sandbox_runtime.opened import entry, open_below, reopen
+from sandbox_runtime.protocol.files import (
+    FileEntry,
+    FileFind,
+    FileFindings,
+    FileMatch,
+    FileMatches,
+    FileSearch,
+)
+
+MAX_LINE_BYTES = 1024 * 1024
+"""A longer line is searched in parts."""
+
+MAX_SHOWN_CHARS = 500
+
+MAX_ANSWER_CHARS = 4 * 1024 * 1024
+"""Paths and lines in one answer."""
+
+SNIFFED_BYTES = 8192
+
+
+def find(path: str, order: FileFind) -> FileFindings:
+    files: list[FileEntry] = []
+    size = 0
+    for below, status, target in _walk(path, hidden=order.hidden):
+        if not _matches(order.pattern, below):
+            continue
+        whole = posixpath.join(path, below)
+        one = described(Found(posixpath.basename(below), status, target), whole)
+        if order.type is not None and one.type is not order.type:
+            continue
+        size += len(whole)
+        if len(files) == order.limit or size > MAX_ANSWER_CHARS:
+            return FileFindings(files, truncated=True)
+        files.append(one)
+    return FileFindings(files, truncated=False)
+
+
+def search(path: str, order: FileSearch) -> FileMatches:
+    """Raises `re.error`."""
+    wanted = order.text if order.regex else re.escape(order.text)
+    expression = re.compile(wanted, re.IGNORECASE if order.ignore_case else 0)
+    matches: list[FileMatch] = []
+    size = 0
+    for whole, file in _files(path, order):
+        shown_path, path_base64 = text_of(whole)
+        for number, line in _lines(file):
+            match = expression.search(line)
+            if match is None:
+                continue
+            start = max(match.start() - MAX_SHOWN_CHARS // 2, 0)
+            shown = line[start : start + MAX_SHOWN_CHARS] if len(line) > MAX_SHOWN_CHARS else line
+            size += len(shown) + len(whole)
+            if len(matches) == order.limit or size > MAX_ANSWER_CHARS:
+                return FileMatches(matches, truncated=True)
+            matches.append(
+                FileMatch(
+                    path=shown_path,
+                    line=number,
+                    column=match.start() + 1,
+                    text=shown,
+                    path_base64=path_base64,
+                )
+            )
+    return FileMatches(matches, truncated=False)
+
+
+def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, os.stat_result, str | None]]:
+    """What is below a directory: its path from there, its status, a link's target.
+
+    Directories that may not be read, or have gone meanwhile, are passed over, but for the first.
+    """
+    with entry(path, os.O_DIRECTORY) as root:
+        os.close(reopen(root, os.O_RDONLY | os.O_DIRECTORY))  # Raises where it may not be read.
+        waiting = [""]
+        while waiting:
+            directory = waiting.pop()
+            deeper = []
+            try:
+                descriptor = open_below(root, directory, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                with os.scandir(descriptor) as entries:
+                    names = sorted(one.name for one in entries)
+                for name in names:
+                    if name.startswith(".") and not hidden:
+                        continue
+                    try:
+                        status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                        is_link = stat.S_ISLNK(status.st_mode)
+                        target = os.readlink(name, dir_fd=descriptor) if is_link else None
+                    except FileNotFoundError:
+                        continue
+                    below = f"{directory}/{name}" if directory else name
+                    if stat.S_ISDIR(status.st_mode):
+                        deeper.append(below)
+                    yield below, status, target
+            finally:
+                os.close(descriptor)
+            waiting += reversed(deeper)
+
+
+def _files(path: str, order: FileSearch) -> Iterator[tuple[str, int]]:
+    """The files that are to be looked into, open: the path, or those below it."""
+    with entry(path) as found:
+        mode = os.fstat(found).st_mode
+        if not stat.S_ISDIR(mode):
+            yield from _opened_file(path, reopen(found, os.O_RDONLY | os.O_NONBLOCK))
+            return
+        for below, status, _ in _walk(path, hidden=order.hidden):
+            if not stat.S_ISREG(status.st_mode) or not _matches(order.pattern, below):
+                continue
+            try:
+                file = open_below(found, below, os.O_RDONLY | os.O_NONBLOCK)
+            except OSError:
+                continue  # It may not be read, or has gone.
+            yield from _opened_file(posixpath.join(path, below), file)
+
+
+def _opened_file(path: str, file: int) -> Iterator[tuple[str, int]]:
+    try:
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            yield path, file
+    finally:
+        os.close(file)
+
+
+def _lines(file: int) -> Iterator[tuple[int, str]]:
+    """The lines of a text file; none of one that is binary."""
+    if b"\x00" in os.pread(file, SNIFFED_BYTES, 0):
+        return
+    number, at_start = 0, True
+    with open(file, "rb", closefd=False) as lines:
+        while raw := lines.readline(MAX_LINE_BYTES):
+            number += at_start
+            at_start = raw.endswith(b"\n")
+            yield number, codecs.decode(raw, "utf-8", "replace").rstrip("\r\n")
+
+
+def _matches(pattern: str, below: str) -> bool:
+    return fnmatch.fnmatchcase(below if "/" in pattern else posixpath.basename(below), pattern)
