@@ -414,6 +414,31 @@ def test_a_cookie_is_for_its_preview_alone(stage: Stage, api: Client) -> None:
     assert b"domain" not in said.lower().partition(b"\r\n\r\n")[0]
 
 
+class _ByLoopback(httpx.HTTPTransport):
+    """Asks no resolver for `*.localhost`, and leaves to the jar what a cookie's host is."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url.copy_with(host="127.0.0.1")
+        asked = httpx.Request(request.method, url, headers=request.headers)
+        return super().handle_request(asked)
+
+
+def test_a_browser_shows_the_cookies_of_one_sandbox_to_no_other(stage: Stage, api: Client) -> None:
+    api.sandbox("audience")
+    serve_puppet(api, "audience", PORT)
+    other = expose(api, "audience", PORT)["url"]
+    cookies = "Set-Cookie: a=secret; Domain=localhost\r\nSet-Cookie: b=secret\r\n"
+    answer = f"HTTP/1.1 200 -\r\n{cookies}Content-Length: 0\r\n\r\n".encode()
+    with httpx.Client(transport=_ByLoopback(), timeout=TIMEOUT_S) as browser:
+        browser.get(stage.url, headers={"X-Answer": base64.b64encode(answer).decode()})
+        own, others = browser.get(stage.url).text, browser.get(other).text
+    api.remove("audience")
+
+    assert "a=secret" in own
+    assert "b=secret" in own
+    assert "secret" not in others
+
+
 def test_secrets_of_the_api_and_what_is_said_in_our_name_go_no_further(
     stage: Stage, api: Client
 ) -> None:
