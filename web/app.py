@@ -27,6 +27,7 @@ from web.api.job_answers import JobAnswers
 from web.api.jobs import JobList, JobRoutes
 from web.api.nodes import NodeRoutes
 from web.api.ports import PortRoutes
+from web.api.processes import ProcessRoutes
 from web.api.sandboxes import SandboxRoutes
 from web.api.sessions import SessionRoutes
 from web.auth import Keys
@@ -153,6 +154,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         *FileRoutes(
             door=door, sandboxes=sandboxes, max_upload_bytes=settings.max_upload_bytes
         ).operations(),
+        *ProcessRoutes(door=door, sandboxes=sandboxes).operations(),
         *NodeRoutes(nodes).operations(),
         *HealthRoutes(placement=placement, metrics=metrics).operations(),
         *FlowerRoutes(settings.flower_socket).operations(),

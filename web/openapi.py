@@ -21,9 +21,10 @@ BINARY_TYPE = "application/octet-stream"
 Schema = dict[str, Any]
 """A piece of the document: JSON, whose shape the OpenAPI specification says."""
 
-_JOB_HEADERS = (
-    ("Prefer", "`respond-async`: answer at once with 202 and the job's record."),
-    ("Idempotency-Key", "1 to 200 printable characters. The same key gives the same job."),
+_PREFER = ("Prefer", "`respond-async`: answer at once with 202 and the job's record.")
+_KEY = (
+    "Idempotency-Key",
+    "1 to 200 printable characters. The same key gives the same job, or process.",
 )
 _ARCHIVE_PART: Schema = {"type": "string", "contentMediaType": "application/x-tar"}
 
@@ -80,7 +81,7 @@ def _describe(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema:
             *_query_parameters(operation),
             *(
                 {**_string(name, "header"), "description": text}
-                for name, text in (_JOB_HEADERS if operation.makes_job else ())
+                for name, text in _headers(operation)
             ),
         ],
         "responses": _responses(operation, schema_of),
@@ -92,6 +93,12 @@ def _describe(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema:
     elif operation.is_page:
         described["security"] = [{"bearer": []}, {"header": []}, {"page": []}]
     return described
+
+
+def _headers(operation: Operation) -> list[tuple[str, str]]:
+    if operation.makes_job:
+        return [_PREFER, _KEY]
+    return [_KEY] if operation.takes_key else []
 
 
 def _body(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema | None:

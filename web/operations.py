@@ -34,6 +34,8 @@ class Operation:
     """Type of the JSON body by status; None: no body, or none that a type describes."""
     makes_job: bool = False
     """It takes `Prefer`, `Accept` and `Idempotency-Key`, and answers in one of three ways."""
+    takes_key: bool = False
+    """It takes `Idempotency-Key`, though it makes no job."""
     streams: bool = False
     """It can answer with server-sent events."""
     form_part: str | None = None

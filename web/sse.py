@@ -37,6 +37,11 @@ def frame(event: PublishedEvent) -> bytes:
     return b"id: %b\n%b" % (str(event.id).encode(), frame_without_id(event.json))
 
 
+def numbered_frame(number: int, json: bytes) -> bytes:
+    """One event of a process's log."""
+    return b"id: %d\n%b" % (number, frame_without_id(json))
+
+
 def frame_without_id(json: bytes) -> bytes:
     """An event of a stream that nobody can come back to."""
     for raw, escaped in _LINE_ENDS:

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from sandbox_runtime.http import (
     LineStream,
     json_answer,
+    no_content,
     query_number,
     read_body,
     read_bytes,
@@ -21,6 +22,7 @@ from sandbox_runtime.journal import Batch
 from sandbox_runtime.process_waits import wait_for
 from sandbox_runtime.processes import Process, Processes, signal_number
 from sandbox_runtime.protocol import codec
+from sandbox_runtime.protocol.errors import InvalidRequest
 from sandbox_runtime.protocol.processes import (
     KilledProcesses,
     ProcessList,
@@ -87,8 +89,12 @@ class ProcessRoutes:
         return json_answer(self._process(request).journal.text)
 
     async def _events(self, request: Request) -> Response:
-        after = query_number(request, "after", 0)
-        return LineStream(_at_once(self._process(request), after))
+        process, after = self._process(request), query_number(request, "after", 0)
+        if after > process.journal.last_n:
+            raise InvalidRequest(f"its last event is {process.journal.last_n}")
+        if process.journal.ended and after == process.journal.last_n:
+            return no_content()
+        return LineStream(_at_once(process, after))
 
     def _process(self, request: Request) -> Process:
         return self._processes.find(request.path_params["id"])

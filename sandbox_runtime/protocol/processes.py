@@ -11,7 +11,8 @@
     GET    /processes/{id}/logs        → ProcessLogs: what it has printed so far
     GET    /processes/{id}/events?after=N
                                        → 200, application/x-ndjson: its events from N+1 to the end,
-                                       and an empty line every HEARTBEAT_S
+                                       and an empty line every HEARTBEAT_S; 204 where N was
+                                       the last
 
 Events are `stdout`, `stderr`, and at the end one `complete` or `error`. Of a log that is too long
 the oldest goes first: in place of what is gone one `truncated` with the last number that is.
@@ -26,7 +27,7 @@ import msgspec
 
 from sandbox_runtime.protocol.requests import Session
 
-MAX_WAIT_MS = 3_600_000
+MAX_WAIT_MS = 1_800_000
 
 DEFAULT_WAIT_MS = 30_000
 

@@ -85,7 +85,7 @@ class JobAnswers:
 
     def answer(self, order: Order) -> Response:
         """Raises whatever keeps the job from being accepted; after that it goes on by itself."""
-        manner, key = _manner(), _idempotency_key()
+        manner, key = _manner(), idempotency_key()
         self._admission.check()
         if manner is Manner.AT_ONCE:
             submitted = self._submit(order, key)
@@ -259,6 +259,14 @@ def last_event_id(query: EventsQuery) -> EventId:
     return parsed
 
 
+def idempotency_key() -> str | None:
+    """The request's; None where it has none. Raises `InvalidField`."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidField("Idempotency-Key", "Must be 1 to 200 printable ASCII characters.")
+    return key
+
+
 def _manner() -> Manner:
     preferences = {part.strip().lower() for part in request.headers.get("Prefer", "").split(",")}
     if "respond-async" in preferences:
@@ -266,13 +274,6 @@ def _manner() -> Manner:
     if wants_events(request):
         return Manner.STREAM
     return Manner.WAIT
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidField("Idempotency-Key", "Must be 1 to 200 printable ASCII characters.")
-    return key
 
 
 def _no_longer_kept(job_id: str) -> EventsExpired:
