@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from queue import Empty
 from typing import Any, TypeAlias
 
 import redis
@@ -24,10 +25,38 @@ RedisConnection: TypeAlias = Any
 """A `redis.connection.Connection`, whose methods have no annotations at all."""
 
 
+class _Pool(redis.BlockingConnectionPool):
+    """Hands connections on as they are.
+
+    redis-py's own looks at the socket before each command, and counts for a telemetry that we have
+    not: it takes as long as a short command itself. A connection that Redis has closed meanwhile is
+    found out by the command, which is sent again.
+    """
+
+    def get_connection(self, *_: object, **__: object) -> RedisConnection:
+        try:
+            connection = self.pool.get(timeout=self.timeout)
+        except Empty:
+            raise redis.exceptions.ConnectionError("all connections are in use") from None
+        if connection is None:
+            connection = self.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            connection.connect()  # Nothing where it is.
+        except BaseException:
+            self.release(connection)
+            raise
+        return connection
+
+    def release(self, connection: RedisConnection) -> None:
+        if connection.should_reconnect():
+            connection.disconnect()
+        self.pool.put_nowait(connection)
+
+
 def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
     """A client with a bounded pool: a caller waits for a connection, and opens none beyond."""
     on_tcp = {} if settings.redis_url.startswith("unix:") else {"socket_keepalive": True}
-    pool = redis.BlockingConnectionPool.from_url(
+    pool = _Pool.from_url(
         settings.redis_url,
         max_connections=max_connections,
         timeout=settings.socket_timeout_s,
