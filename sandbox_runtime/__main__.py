@@ -23,7 +23,7 @@ from sandbox_runtime.api.files import FileRoutes
 from sandbox_runtime.api.git import GitRoutes
 from sandbox_runtime.api.processes import ProcessRoutes
 from sandbox_runtime.api.status import StatusRoutes
-from sandbox_runtime.archives import unpack
+from sandbox_runtime.archives import check_in, unpack
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
 from sandbox_runtime.files import Files
@@ -85,7 +85,8 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     )
 
     async def unpack_archive(archive: AsyncIterator[bytes], path: str) -> None:
-        await unpack(archive, path, programs, settings)
+        check_in(path, settings.workspace)
+        await unpack(archive, path, programs)
 
     boot_id = secrets.token_hex(BOOT_ID_BYTES)
     api = Api(

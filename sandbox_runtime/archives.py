@@ -1,4 +1,4 @@
-"""Unpacks uploaded tar archives, as the sandbox's user."""
+"""Unpacks and makes tar archives, as the sandbox's user."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import posixpath
 import re
 import subprocess
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.errors import ArchiveRefused, DiskFull, InvalidRequest
-from sandbox_runtime.settings import Settings
 
 UNPACK_TIMEOUT_S = 600.0
+
+PIECE_BYTES = 256 * 1024
+
+FILE_CHANGED = 1
+"""Tar's exit code where a file changed while it was read."""
 
 MAX_COMPLAINT_BYTES = 64 * 1024
 """Of tar's, which names each member that it has trouble with; the last of it is kept."""
@@ -36,21 +40,20 @@ _FAREWELL = re.compile(r"exiting now|Exiting with failure|Child returned status"
 
 
 async def unpack(
-    stream: AsyncIterator[bytes], path: str, programs: UserPrograms, settings: Settings
+    stream: AsyncIterator[bytes], path: str, programs: UserPrograms, *, user: int = 0
 ) -> None:
     """Unpacks a tar archive, plain or compressed, into the directory `path`, which is made.
 
-    `path` lies in the workspace, by its name; what it leads to, and what the archive's members
-    lead to, is for the user's own rights to decide. Members that were unpacked before the archive
-    proved broken stay. Raises `ArchiveRefused`, `DiskFull`, or `InvalidRequest` for the path.
+    What it leads to, and what the archive's members lead to, is for the user's own rights to
+    decide. Members that were unpacked before the archive proved broken stay. Raises
+    `ArchiveRefused`, `DiskFull`.
     """
-    _check_path(path, settings.workspace)
     head, rest = await _head(stream)
     argv = ["/bin/sh", "-c", _SCRIPT, "sh", path, "--extract", "--file=-", *_options(head)]
     group = programs.new_group("unpack")
     try:
         async with asyncio.timeout(UNPACK_TIMEOUT_S):
-            exit_code, complaint = await _run(argv, head, rest, programs, group)
+            exit_code, complaint = await _run(argv, head, rest, programs, group, user)
     except TimeoutError:
         raise ArchiveRefused(f"not unpacked within {UNPACK_TIMEOUT_S:.0f} s") from None
     except FileNotFoundError:
@@ -63,7 +66,55 @@ async def unpack(
         raise ArchiveRefused(complaint or f"tar ended with exit code {exit_code}")
 
 
-def _check_path(path: str, workspace: Path) -> None:
+async def pack(
+    path: str, programs: UserPrograms, *, compressed: bool, user: int
+) -> AsyncGenerator[bytes, None]:
+    """A tar archive of what is in a directory, as it is made; what may not be read is left out.
+
+    Raises `ArchiveRefused` where it cannot be brought to its end.
+    """
+    argv = ["tar", "--create", "--file=-", "--ignore-failed-read", f"--directory={path}", "."]
+    if compressed:
+        argv.insert(1, "--gzip")
+    group = programs.new_group("pack")
+    packed, stdout = os.pipe2(os.O_CLOEXEC)
+    try:
+        process = programs.spawn(
+            argv,
+            cwd="/",
+            env=programs.environment({"LC_ALL": "C"}, user=user),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.DEVNULL,
+            group=group,
+            user=user,
+        )
+    except BaseException:
+        os.close(packed)
+        await group.close()
+        raise
+    finally:
+        os.close(stdout)
+    ended = asyncio.ensure_future(programs.wait(process))
+    reader = asyncio.StreamReader(PIECE_BYTES)
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(packed, "rb", buffering=0)
+    )
+    try:
+        while piece := await reader.read(PIECE_BYTES):
+            yield piece
+        exit_code = await ended
+        if exit_code not in (0, FILE_CHANGED):
+            raise ArchiveRefused(f"tar ended with exit code {exit_code}")
+    finally:
+        transport.close()
+        group.kill_all()
+        await ended
+        await group.close()
+
+
+def check_in(path: str, workspace: Path) -> None:
+    """Raises `InvalidRequest` for a path that does not lie in the workspace, by its name."""
     inside = posixpath.isabs(path) and Path(posixpath.normpath(path)).is_relative_to(workspace)
     if not inside or "\x00" in path:
         raise InvalidRequest(f"the path of an archive has to lie in {workspace}")
@@ -101,6 +152,7 @@ async def _run(
     rest: AsyncIterator[bytes],
     programs: UserPrograms,
     group: JobGroup,
+    user: int,
 ) -> tuple[int, str]:
     """The program's exit code, and its last complaint."""
     stdin, feeding = os.pipe2(os.O_CLOEXEC)
@@ -109,11 +161,12 @@ async def _run(
         process = programs.spawn(
             argv,
             cwd="/",
-            env=programs.environment({"LC_ALL": "C"}),
+            env=programs.environment({"LC_ALL": "C"}, user=user),
             stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             group=group,
+            user=user,
         )
     except BaseException:
         os.close(feeding)

@@ -9,7 +9,7 @@ import errno
 import os
 import posixpath
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from sandbox_runtime import delegates, file_work
+from sandbox_runtime.archives import pack, unpack
 from sandbox_runtime.delegate_messages import Done, FileOrder, FileReport, Find, Refused, Search
 from sandbox_runtime.file_answers import FAULTS, described, fault_of
 from sandbox_runtime.file_work import PIECE_BYTES, Found, Opened, Replacement
@@ -34,6 +35,7 @@ from sandbox_runtime.protocol.errors import (
 from sandbox_runtime.protocol.files import (
     MAX_PATH_BYTES,
     DirectoryCreation,
+    FileArchive,
     FileDeletion,
     FileEntry,
     FileFind,
@@ -133,6 +135,18 @@ class Files:
 
     async def search(self, order: FileSearch) -> FileMatches:
         return await self._delegate(order, Search(path=self._sent(order), order=order), _matches)
+
+    async def pack(self, order: FileArchive) -> AsyncGenerator[bytes, None]:
+        path = self._path(order)
+
+        def check() -> None:
+            file_work.list_directory(path, hidden=True, limit=1, after="")
+
+        await self._do(order, check)
+        return pack(path, self._programs, compressed=order.gzip, user=order.user)
+
+    async def unpack(self, place: FilePlace, archive: AsyncIterator[bytes]) -> None:
+        await unpack(archive, self._path(place), self._programs, user=place.user)
 
     async def stat(self, order: FileStat) -> FileEntry:
         return await self._entry(order, self._path(order), follow=order.follow)

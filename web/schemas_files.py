@@ -69,6 +69,12 @@ class FileSearchQuery(FileQuery, frozen=True, kw_only=True):
     limit: Limit = 1000
 
 
+class FileArchiveQuery(FileQuery, frozen=True, kw_only=True):
+    """Which directory."""
+
+    gzip: bool = False
+
+
 class FileStatQuery(FileQuery, frozen=True, kw_only=True):
     """Which entry."""
 

@@ -6,7 +6,8 @@ import asyncio
 import codecs
 import mimetypes
 import re
-from collections.abc import Coroutine
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -18,10 +19,16 @@ from sandbox_runtime.file_answers import modified_at
 from sandbox_runtime.file_work import PIECE_BYTES, Opened
 from sandbox_runtime.files import Files
 from sandbox_runtime.http import json_answer, no_content, read_body, read_query, refusal, until_left
-from sandbox_runtime.protocol.errors import InvalidRequest, RangeNotSatisfiable, RuntimeFault
+from sandbox_runtime.protocol.errors import (
+    ArchiveRefused,
+    InvalidRequest,
+    RangeNotSatisfiable,
+    RuntimeFault,
+)
 from sandbox_runtime.protocol.files import (
     MODIFIED_HEADER,
     DirectoryCreation,
+    FileArchive,
     FileDeletion,
     FileExistence,
     FileFind,
@@ -55,6 +62,8 @@ class FileRoutes:
             Route("/files/list", self._list, methods=["GET"]),
             Route("/files/find", self._find, methods=["GET"]),
             Route("/files/search", self._search, methods=["GET"]),
+            Route("/files/archive", self._pack, methods=["GET"]),
+            Route("/files/archive", self._unpack, methods=["PUT"]),
             Route("/files/stat", self._stat, methods=["GET"]),
             Route("/files/exists", self._exists, methods=["GET"]),
             Route("/files/mkdir", self._create_directory, methods=["POST"]),
@@ -81,9 +90,7 @@ class FileRoutes:
         except ClientDisconnect:
             raise InvalidRequest("the body broke off") from None  # Nobody reads this.
         except RuntimeFault as fault:
-            answer = refusal(fault)
-            answer.headers["connection"] = "close"  # What is still to come need not be sent.
-            return answer
+            return _refused_early(fault)
 
     async def _delete(self, request: Request) -> Response:
         await self._files.delete(read_query(request, FileDeletion))
@@ -99,6 +106,17 @@ class FileRoutes:
     async def _search(self, request: Request) -> Response:
         matches = self._files.search(read_query(request, FileSearch))
         return await _while_wanted(request, matches)
+
+    async def _pack(self, request: Request) -> Response:
+        archive = await self._files.pack(read_query(request, FileArchive))
+        return _Archive(archive)
+
+    async def _unpack(self, request: Request) -> Response:
+        try:
+            await self._files.unpack(read_query(request, FilePlace), request.stream())
+        except RuntimeFault as fault:
+            return _refused_early(fault)
+        return no_content()
 
     async def _stat(self, request: Request) -> Response:
         return json_answer(await self._files.stat(read_query(request, FileStat)))
@@ -177,6 +195,32 @@ async def _while_wanted(request: Request, work: Coroutine[None, None, msgspec.St
     async with until_left(request.receive, working.cancel):
         await asyncio.wait((working,))
     return no_content() if working.cancelled() else json_answer(working.result())
+
+
+class _Archive(Response):
+    """Sends an archive as it is made; one that cannot be brought to its end is cut off."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/x-tar")]
+        sending = asyncio.current_task()
+        assert sending is not None
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            async with until_left(receive, sending.cancel), aclosing(self._pieces) as pieces:
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except (ArchiveRefused, asyncio.CancelledError):
+            return
+        await send({"type": "http.response.body", "body": b""})
+
+
+def _refused_early(fault: RuntimeFault) -> Response:
+    answer = refusal(fault)
+    answer.headers["connection"] = "close"  # What is still to come need not be sent.
+    return answer
 
 
 def _wanted(header: str, size: int) -> range | None:

@@ -7,6 +7,8 @@
     GET    /files/list           query FileListing → FileList
     GET    /files/find           query FileFind → FileFindings; ends when the caller leaves
     GET    /files/search         query FileSearch → FileMatches; the same
+    GET    /files/archive        query FileArchive → 200, a tar archive of a directory
+    PUT    /files/archive        query FilePlace, body: a tar archive, also compressed → 204
     GET    /files/stat           query FileStat → FileEntry
     GET    /files/exists         query FilePlace → FileExistence
     POST   /files/mkdir          body DirectoryCreation → FileEntry
@@ -109,6 +111,10 @@ class FileSearch(FilePlace, frozen=True):
     """Of the files, as in `FileFind`."""
     hidden: bool = False
     limit: Limit = 1000
+
+
+class FileArchive(FilePlace, frozen=True):
+    gzip: bool = False
 
 
 class FileStat(FilePlace, frozen=True):

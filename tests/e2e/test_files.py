@@ -283,6 +283,21 @@ def test_files_are_found_and_searched(api: Client, box: str, directory: str) -> 
     assert [(one["line"], one["column"]) for one in matches["matches"]] == [(1, 8)]
 
 
+def test_a_directory_goes_from_one_place_to_another_as_an_archive(
+    api: Client, box: str, directory: str
+) -> None:
+    put(api, box, f"{directory}/a/b c", b"1")
+
+    archive = api.http.get(f"{box}/archive", params={"path": f"{directory}/a", "gzip": True})
+    answer = api.http.put(
+        f"{box}/archive", params={"path": f"{directory}/d"}, content=archive.content
+    )
+
+    assert answer.status_code == 204, answer.text
+    assert get(api, box, f"{directory}/d/b c").content == b"1"
+    assert archive.headers["content-disposition"].endswith("a.tar.gz")
+
+
 def test_small_files_are_read_and_written_in_a_few_milliseconds(
     api: Client, box: str, directory: str
 ) -> None:

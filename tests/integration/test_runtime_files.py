@@ -636,3 +636,39 @@ def test_a_search_ends_when_its_caller_leaves(
         http.get("/files/search", params=query, timeout=1)
 
     wait_until(lambda: children.read_text() == before)
+
+
+@pytest.mark.parametrize("gzip", [False, True])
+def test_a_directory_comes_as_an_archive_and_goes_back_as_one(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime, gzip: bool
+) -> None:
+    runtime.as_user("mkdir -p a/b a/empty; echo 1 > 'a/b/x y'; chmod 750 a/b/x*", directory)
+
+    archive = http.get("/files/archive", params={"path": f"{directory}/a", "gzip": gzip})
+    answer = http.put(
+        "/files/archive", params={"path": f"{directory}/c/d"}, content=archive.content
+    )
+
+    assert answer.status_code == 204, answer.text
+    assert runtime.as_user("diff -r a c/d && stat -c %a 'c/d/b/x y'", directory) == "750\n"
+    missing = http.get("/files/archive", params={"path": f"{directory}/no"})
+    assert refused(missing) == (404, "file_not_found")
+
+
+def test_an_archive_that_nobody_reads_to_its_end_is_made_no_longer(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("truncate -s 2G large", directory)
+    children = Path(f"/proc/{runtime.pid}/task/{runtime.pid}/children")
+    before = children.read_text()
+
+    with http.stream("GET", "/files/archive", params={"path": str(directory)}) as answer:
+        next(answer.iter_raw(1024))
+
+    wait_until(lambda: children.read_text() == before)
+
+
+def test_what_is_no_archive_is_refused(http: httpx.Client, directory: Path) -> None:
+    answer = http.put("/files/archive", params={"path": str(directory)}, content=b"x" * 9999)
+
+    assert refused(answer) == (422, "archive_refused")

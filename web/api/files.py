@@ -31,6 +31,7 @@ from web.readers import client_left
 from web.requests import JSON_TYPE, read_body
 from web.schemas_files import (
     DirectoryRequest,
+    FileArchiveQuery,
     FileContent,
     FileDeleteQuery,
     FileFindQuery,
@@ -62,7 +63,6 @@ BINARY = "application/octet-stream"
 RAW_HEADERS = {
     "Content-Security-Policy": "sandbox",
     "Cache-Control": "no-store",
-    "Accept-Ranges": "bytes",
 }
 """What a sandbox has is never run as a page of ours, whatever it says that it is."""
 
@@ -99,6 +99,14 @@ class FileRoutes:
             Operation("GET", f"{top}/list", self.list_all, {200: FileList}),
             Operation("GET", f"{top}/find", self.find, {200: FileFindings}),
             Operation("GET", f"{top}/search", self.search, {200: FileMatches}),
+            Operation("GET", f"{top}/archive", self.pack, {200: None}, raw_answer=True),
+            Operation(
+                "PUT",
+                f"{top}/archive",
+                self.unpack,
+                {204: None},
+                body_limit_bytes=self._max_upload_bytes,
+            ),
             Operation("GET", f"{top}/stat", self.stat, {200: FileEntry}),
             Operation("GET", f"{top}/exists", self.exists, {200: FileExistence}),
             Operation("POST", f"{top}/mkdir", self.create_directory, {200: FileEntry}),
@@ -163,6 +171,34 @@ class FileRoutes:
         """Lines of text files, by what is in them."""
         return json_answer(self._look(owner, name, "/files/search", query, FileMatches))
 
+    def pack(self, owner: str, name: str, query: FileArchiveQuery) -> Response:
+        """A directory as a tar archive; what may not be read is left out."""
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> Answer:
+            where = self._of_runtime(sandbox, query)
+            return calls.open("GET", "/files/archive", query=where)
+
+        answer = self._door.use(owner, name, act)
+        suffix = ".tar.gz" if query.gzip else ".tar"
+        kind = "application/gzip" if query.gzip else "application/x-tar"
+        headers = {**RAW_HEADERS, "Content-Type": kind, **_attachment(_name(query) + suffix)}
+        response = Response(answer.pieces(), headers=headers)
+        response.call_on_close(answer.close)
+        return response
+
+    def unpack(self, owner: str, name: str, query: FileQuery) -> Response:
+        """Unpack a tar archive, plain or compressed, into a directory, which is made."""
+        content = _uploaded(self._max_upload_bytes)
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> None:
+            where = self._of_runtime(sandbox, query)
+            calls.order(
+                "PUT", "/files/archive", query=where, body=content, timeout_s=PROGRAM_TIMEOUT_S
+            )
+
+        self._door.use(owner, name, act)
+        return no_content()
+
     def stat(self, owner: str, name: str, query: FileStatQuery) -> Response:
         """One entry, without its content."""
         return json_answer(self._look(owner, name, "/files/stat", query, FileEntry))
@@ -225,7 +261,8 @@ def _raw(query: FileQuery, answer: Answer) -> Response:
         **RAW_HEADERS,
         "Content-Type": _media_type(answer),
         "Content-Length": str(_size(answer)),
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(_name(query), safe='')}",
+        "Accept-Ranges": "bytes",
+        **_attachment(_name(query)),
         MODIFIED_HEADER: _modified_at(answer),
     }
     is_part = answer.status == 206 and _SPAN.fullmatch(span) is not None
@@ -255,6 +292,10 @@ def _view(query: FileQuery, answer: Answer) -> FileView:
         mime_type=_media_type(answer),
         modified_at=_modified_at(answer),
     )
+
+
+def _attachment(name: str) -> dict[str, str]:
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"}
 
 
 def _size(answer: Answer) -> int:
