@@ -1,8 +1,7 @@
-"""The gate for everybody: previews, and terminals, for who knows their token."""
+"""The gate for everybody: previews, for who knows their token."""
 
 from __future__ import annotations
 
-import asyncio
 import html
 import re
 import socket
@@ -17,7 +16,6 @@ from relay.routes import Answered, Route
 from workers.contract.errors import StoreUnavailable
 from workers.contract.previews import PreviewAddress, PreviewName, of_path
 from workers.contract.sandboxes import SandboxState
-from workers.contract.terminals import TerminalName, TerminalStore, of_target
 
 SANDBOX_HEADER = b"X-Sandbox-Name"
 
@@ -38,8 +36,6 @@ _SET_BY_US = frozenset(
         b"x-sandbox-name",
     }
 )
-
-_NOT_FOR_A_TERMINAL = frozenset({b"authorization", b"cookie", b"host"})
 
 _NOT_A_SANDBOXS_TO_SAY = frozenset(
     {b"alt-svc", b"clear-site-data", b"public-key-pins", b"strict-transport-security"}
@@ -89,20 +85,16 @@ class OutsideGate:
         address: PreviewAddress,
         doors: Doors,
         exposures: Exposures,
-        terminals: TerminalStore,
     ) -> None:
         self._address = address
         self._doors = doors
         self._exposures = exposures
-        self._terminals = terminals
 
     async def route(self, request: RequestHead, peer: str) -> Route:
         try:
             host = _only_host(request)
             if preview := self._address.of_host(host.decode("latin-1")) or _of_path(request):
                 return await self._preview(preview, request, host, peer)
-            if terminal := of_target(request.target.decode("latin-1")):
-                return await self._terminal(terminal, request)
             raise Refusal(404, "preview_not_found", "There is no preview at this address.")
         except Refusal as refusal:
             raise _page(refusal, request) from None
@@ -147,29 +139,6 @@ class OutsideGate:
 
         headers = self._headers(request, host, name, exposed.sandbox_name, peer)
         return Route((name.sandbox_id, name.port), dial, target, headers, False, answer_headers)
-
-    async def _terminal(self, name: TerminalName, request: RequestHead) -> Route:
-        """The runtime itself speaks WebSocket here, at the terminal's own path alone."""
-        if not await asyncio.to_thread(self._terminals.knows, name):
-            raise Refusal(404, "terminal_not_found", "There is no terminal at this address.")
-        if not request.is_websocket:
-            raise Refusal(426, "websocket_only", "A terminal is spoken to by WebSocket.")
-
-        async def dial() -> socket.socket:
-            try:
-                return await self._doors.dial_runtime(name.sandbox_id)
-            except SandboxClosed:
-                state = await self._state(name.sandbox_id)
-                raise _page(Refusal(*_GONE[state]), request) from None
-
-        try:
-            token = self._doors.token(name.sandbox_id)
-        except SandboxClosed:
-            raise Refusal(*_GONE[await self._state(name.sandbox_id)]) from None
-        headers = without(end_to_end(request.headers), _SET_BY_US | _NOT_FOR_A_TERMINAL)
-        headers += [(b"Host", b"runtime"), (b"Authorization", b"Bearer " + token)]
-        target = f"/terminals/{name.terminal_id}".encode()
-        return Route((name.sandbox_id, None), dial, target, headers, False, list)
 
     async def _dial(self, name: PreviewName) -> socket.socket:
         """Raises `Refusal`."""

@@ -22,7 +22,7 @@ class Settings:
     """Where the web asks."""
     host: str
     port: int
-    """Where everybody looks at previews and terminals."""
+    """Where everybody looks at previews."""
     address: PreviewAddress
     """How that is called from outside."""
     max_connections: int
