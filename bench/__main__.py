@@ -19,6 +19,7 @@ from bench.measure_create import measure_create
 from bench.measure_idle import measure_idle
 from bench.measure_memory import measure_memory
 from bench.measure_neighbours import measure_neighbours
+from bench.measure_previews import measure_previews
 from bench.measure_readers import measure_readers
 from bench.measure_streaming import measure_streaming
 from bench.measure_volleys import measure_volleys
@@ -41,6 +42,7 @@ MEASUREMENTS: dict[str, Callable[[Site], Part]] = {
     "volleys": measure_volleys,
     "streaming": measure_streaming,
     "readers": measure_readers,
+    "previews": measure_previews,
     "memory": measure_memory,
     "neighbours": measure_neighbours,
     "idle": measure_idle,

@@ -61,14 +61,22 @@ class Api:
     def check_ready(self) -> None:
         self._call("GET", "/readyz")
 
-    def put_sandbox(self, name: str, *, disk_mb: int | None = None) -> Sandbox:
-        body = {} if disk_mb is None else {"diskMb": disk_mb}
+    def put_sandbox(
+        self, name: str, *, disk_mb: int | None = None, network: str = "none"
+    ) -> Sandbox:
+        body: dict[str, Any] = {"network": network}
+        if disk_mb is not None:
+            body["diskMb"] = disk_mb
         answer = self._call("PUT", f"/v1/sandboxes/{name}", body)
         return Sandbox(name=str(answer["name"]), id=str(answer["id"]))
 
     def delete_sandbox(self, name: str) -> None:
         """Also where there is none."""
         self._call("DELETE", f"/v1/sandboxes/{name}", missing_ok=True)
+
+    def expose(self, sandbox: str, port: int) -> str:
+        """The URL of its preview."""
+        return str(self._call("POST", f"/v1/sandboxes/{sandbox}/ports", {"port": port})["url"])
 
     def make_session(self, sandbox: str, name: str) -> None:
         self._call("POST", f"/v1/sandboxes/{sandbox}/sessions", {"name": name})

@@ -29,6 +29,15 @@ class DockerBaseline:
         self._image = str(self._container.attrs["Image"])
         self.init_pid = int(self._container.attrs["State"]["Pid"])
 
+    @property
+    def address(self) -> str:
+        """On the sandbox's own network. Raises `BaselineFailed` where it has none."""
+        networks = self._container.attrs["NetworkSettings"]["Networks"].values()
+        for network in networks:
+            if network["IPAddress"]:
+                return str(network["IPAddress"])
+        raise BaselineFailed("the sandbox has no address")
+
     def close(self) -> None:
         self._client.close()
 

@@ -12,12 +12,13 @@ RUNTIME_MODULE = "sandbox_runtime"
 CELERY_PROGRAMS = ("worker", "beat", "flower")
 
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
+_PEAK = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _OPEN_FILES = re.compile(r"^Max open files\s+(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformProcess:
-    """One process of web, worker, beat or Flower."""
+    """One process of web, worker, beat, Flower or the relay."""
 
     program: str
     pid: int
@@ -42,6 +43,8 @@ def program_of(arguments: list[str]) -> str | None:
         return "web"
     if any(Path(argument).name == "celery" for argument in arguments[:3]):
         return next((name for name in CELERY_PROGRAMS if name in arguments), None)
+    if arguments[1:3] == ["-m", "relay"]:
+        return "relay"
     return None
 
 
@@ -63,6 +66,12 @@ def environment_of(pid: int) -> dict[str, str]:
 def pss_kib(pid: int) -> int | None:
     """Its share of the memory that it uses (pages used by n processes count 1/n); None: gone."""
     return parse_pss_kib(_read(pid, "smaps_rollup"))
+
+
+def peak_rss_kib(pid: int) -> int | None:
+    """None: gone."""
+    found = _PEAK.search(_read(pid, "status"))
+    return None if found is None else int(found.group(1))
 
 
 def parse_pss_kib(text: str) -> int | None:

@@ -19,6 +19,7 @@ class Sizes:
     reader_exec_rounds: int
     neighbour_rounds: int
     idle_sandboxes: int
+    preview_rounds: int
 
 
 FULL = Sizes(
@@ -30,6 +31,7 @@ FULL = Sizes(
     reader_exec_rounds=50,
     neighbour_rounds=200,
     idle_sandboxes=200,
+    preview_rounds=3,
 )
 
 QUICK = Sizes(
@@ -41,4 +43,5 @@ QUICK = Sizes(
     reader_exec_rounds=5,
     neighbour_rounds=20,
     idle_sandboxes=5,
+    preview_rounds=1,
 )
