@@ -21,7 +21,7 @@ from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from sandbox_runtime.protocol.events import TERMINAL, Numbered
 from sandbox_runtime.protocol.requests import (
     BOOT_ID_HEADER,
-    HEARTBEAT_S,
+    SILENCE_LIMIT_S,
     Acknowledgements,
     CancelReason,
     CancelRequest,
@@ -32,9 +32,6 @@ from sandbox_runtime.protocol.requests import (
 
 CALL_TIMEOUT_S = 10.0
 """For a call that is answered at once. A frozen sandbox lets a connection in and is silent."""
-
-SILENCE_LIMIT_S = 4 * HEARTBEAT_S
-"""For a reader of events: the runtime sends heartbeats, so silence is a fault."""
 
 READ_BYTES = 256 * 1024
 

@@ -26,6 +26,7 @@ RuntimeFault
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import msgspec
@@ -419,60 +420,13 @@ class RuntimeUnreachable(RuntimeFault):
     http_status = 502
 
 
-FAULTS: dict[str, type[RuntimeFault]] = {
-    fault.code: fault
-    for fault in (
-        InvalidRequest,
-        NotAuthorized,
-        SandboxRestarted,
-        ExecutionNotFound,
-        ExecutionConflict,
-        ExecutionForgotten,
-        TooManyExecutions,
-        ContextUnavailable,
-        ArchiveRefused,
-        DiskFull,
-        PortNotListening,
-        FileFault,
-        NameInvalid,
-        FileMissing,
-        FileExists,
-        IsDirectory,
-        NotADirectory,
-        DirectoryNotEmpty,
-        NotAFile,
-        PermissionDenied,
-        RangeNotSatisfiable,
-        ProcessNotFound,
-        ProcessExists,
-        ProcessNotRunning,
-        ProcessEnded,
-        ProcessWaitTimedOut,
-        TooManyProcesses,
-        IdempotencyConflict,
-        GitFault,
-        CheckoutFailed,
-        InvalidRepositoryUrl,
-        RepositoryNotFound,
-        RefNotFound,
-        RemoteNotFound,
-        PathNotFound,
-        NotARepository,
-        AuthenticationFailed,
-        NetworkError,
-        GitTimedOut,
-        TargetNotEmpty,
-        NothingToCommit,
-        PushRejected,
-        MergeConflict,
-        UncommittedChanges,
-        BranchExists,
-        BranchNotMerged,
-        RepositoryLocked,
-        GitMissing,
-        RuntimeUnreachable,
-    )
-}
+def _below(kind: type[RuntimeFault]) -> Iterator[type[RuntimeFault]]:
+    for fault in kind.__subclasses__():
+        yield fault
+        yield from _below(fault)
+
+
+FAULTS: dict[str, type[RuntimeFault]] = {fault.code: fault for fault in _below(RuntimeFault)}
 
 
 def fault_from(body: ErrorBody) -> RuntimeFault:

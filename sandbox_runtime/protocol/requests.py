@@ -40,6 +40,10 @@ MAX_DEPTH = 2**31 - 1
 """Of a checkout, in commits: git's own bound."""
 
 HEARTBEAT_S = 5.0
+"""Between two signs of life in a stream of events in which nothing happens."""
+
+SILENCE_LIMIT_S = 4 * HEARTBEAT_S
+"""For who reads such a stream: longer silence is a fault."""
 
 BOOT_ID_HEADER = "Coldframe-Boot-Id"
 

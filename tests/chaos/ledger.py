@@ -45,7 +45,6 @@ class Books:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._accepted: dict[str, Accepted] = {}
-        self._repeated: list[str] = []
         self._ledgers: dict[str, list[str]] = {}
         self._killed: set[str] = set()
         self.failures: list[str] = []

@@ -14,7 +14,7 @@ from sandbox_runtime.protocol import codec, git
 from sandbox_runtime.protocol.calls import CALL_TIMEOUT_S, Answer, RuntimeCalls
 from sandbox_runtime.protocol.errors import FAULTS, RuntimeUnreachable
 from sandbox_runtime.protocol.events import TERMINAL, Complete, Error, RuntimeEvent, Stderr
-from sandbox_runtime.protocol.requests import HEARTBEAT_S
+from sandbox_runtime.protocol.requests import SILENCE_LIMIT_S
 from web import sse
 from web.door import Door
 from web.errors import RuntimeRefused, SandboxUnreachable
@@ -39,9 +39,6 @@ from web.shells import shell_of
 from workers.contract.clock import timestamp
 from workers.contract.sandboxes import Sandbox
 from workers.contract.store import SandboxStore
-
-SILENCE_LIMIT_S = 4 * HEARTBEAT_S
-"""For a checkout's events: the runtime sends heartbeats, so silence is a fault."""
 
 MARGIN_S = 30.0
 """What the runtime may take over its own deadline, to end what it began."""

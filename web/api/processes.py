@@ -23,7 +23,7 @@ from sandbox_runtime.protocol.processes import (
     SignalProcess,
     Waited,
 )
-from sandbox_runtime.protocol.requests import HEARTBEAT_S
+from sandbox_runtime.protocol.requests import SILENCE_LIMIT_S
 from web import sse
 from web.api.job_answers import idempotency_key
 from web.door import Door
@@ -35,9 +35,6 @@ from web.schemas_processes import LogsQuery, ProcessRequest, SignalRequest, Wait
 from web.shells import shell_of
 from workers.contract.sandboxes import Sandbox
 from workers.contract.store import SandboxStore
-
-SILENCE_LIMIT_S = 4 * HEARTBEAT_S
-"""For a log's events: the runtime sends heartbeats, so silence is a fault."""
 
 MARGIN_S = 15.0
 """What the runtime may take over the time that it was to wait."""

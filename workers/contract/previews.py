@@ -53,11 +53,6 @@ class PreviewAddress:
     def url(self, name: PreviewName) -> str:
         return f"{self.scheme}://{name.port}-{name.sandbox_id}-{name.token}.{self._authority}/"
 
-    def base(self, scheme: str) -> str:
-        """The relay's own address, without a path, by another scheme."""
-        secure = "s" if self.scheme == "https" else ""
-        return f"{scheme}{secure}://{self._authority}"
-
     def of_host(self, authority: str) -> PreviewName | None:
         """What a request's Host names, where it is a preview's."""
         host, _, port = authority.lower().partition(":")
