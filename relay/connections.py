@@ -7,13 +7,13 @@ the answer to another. Those to a runtime are kept for the next call of the web'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import cast
 
 import httptools
 import structlog
 
+from relay.kept import Kept
 from relay.messages import (
     CONTINUE,
     SWITCHING_PROTOCOLS,
@@ -26,13 +26,9 @@ from relay.messages import (
     request_bytes,
     response_bytes,
 )
-from relay.routes import Answered, Gate, Place, Route
+from relay.parsing import HeadReader, TooMuch
+from relay.routes import Answered, Gate, Route
 from relay.traffic import Traffic
-
-MAX_HEAD_BYTES = 64 * 1024
-"""Of a request or an answer, also of the trailers at a body's end."""
-
-MAX_HEADERS = 200
 
 HEAD_TIMEOUT_S = 15.0
 """For a request's head to come, and for a body that is awaited to go on."""
@@ -41,12 +37,6 @@ KEEP_ALIVE_S = 75.0
 
 IDLE_TIMEOUT_S = 3600.0
 """For a request or a tunnel in which nothing is sent either way: long polls take their time."""
-
-KEPT_S = 20.0
-"""Less than the runtime keeps a connection on which nothing comes."""
-
-MAX_KEPT = 8
-"""Idle connections to one place."""
 
 SWEEP_S = 5.0
 
@@ -59,100 +49,6 @@ HIGH_WATER_BYTES = 256 * 1024
 """What may wait to be taken by one side until the other is no longer read."""
 
 log = structlog.get_logger(__name__)
-
-
-class _Parsing:
-    """Collects a head from the parser's callbacks, and sees to it that it has an end."""
-
-    def __init__(self) -> None:
-        self.headers: list[Header] = []
-        self._stalled_bytes = 0
-        self._progress = 0
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name, value))
-        if len(self.headers) > MAX_HEADERS:
-            raise _TooMuch
-
-    def progressed(self) -> None:
-        self._progress += 1
-
-    def fed(self, size: int, before: int) -> None:
-        """After some bytes. Raises `HttpParserError` where a head does not end."""
-        self._stalled_bytes = 0 if self._progress != before else self._stalled_bytes + size
-        if self._stalled_bytes > MAX_HEAD_BYTES:
-            raise httptools.HttpParserError from _TooMuch()
-
-    @property
-    def progress(self) -> int:
-        return self._progress
-
-
-class _TooMuch(Exception):
-    """More headers than may be."""
-
-
-class Kept:
-    """Connections that lie idle until somebody asks for the same place. Lives on one event loop."""
-
-    def __init__(self) -> None:
-        self._idle: dict[Place, list[_Idle]] = {}
-
-    def add(self, place: Place, transport: asyncio.Transport) -> None:
-        idle = self._idle.setdefault(place, [])
-        if len(idle) >= MAX_KEPT:
-            transport.abort()
-            return
-        kept = _Idle(transport, partial(self._drop, place))
-        transport.set_protocol(kept)
-        transport.resume_reading()  # So that its end is seen.
-        idle.append(kept)
-
-    def take(self, place: Place) -> asyncio.Transport | None:
-        """None where there is none."""
-        idle = self._idle.get(place)
-        if not idle:
-            return None
-        kept = idle[-1]
-        self._drop(place, kept)
-        return kept.taken()
-
-    def close(self) -> None:
-        for place, idle in list(self._idle.items()):
-            for kept in list(idle):
-                self._drop(place, kept)
-                kept.taken().abort()
-
-    def _drop(self, place: Place, kept: _Idle) -> None:
-        idle = self._idle[place]
-        idle.remove(kept)
-        if not idle:
-            del self._idle[place]
-
-
-class _Idle(asyncio.Protocol):
-    """One idle connection: whatever it says, it is not to be used any more."""
-
-    def __init__(self, transport: asyncio.Transport, drop: Callable[[_Idle], None]) -> None:
-        self._transport = transport
-        self._drop: Callable[[_Idle], None] | None = drop
-        self._expiry = asyncio.get_running_loop().call_later(KEPT_S, self._end)
-
-    def taken(self) -> asyncio.Transport:
-        self._drop = None
-        self._expiry.cancel()
-        return self._transport
-
-    def data_received(self, data: bytes) -> None:
-        self._end()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        if self._drop is not None:
-            self._drop(self)
-            self.taken().abort()
 
 
 class Listener:
@@ -231,10 +127,8 @@ class ClientConnection(asyncio.Protocol):
             assert self._exchange is not None
             self._exchange.forward(data)
             return
-        before = self._parsing.progress
         try:
-            self._parser.feed_data(data)
-            self._parsing.fed(len(data), before)
+            self._head.feed(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._rest = data[upgrade.args[0] :]
         except httptools.HttpParserError as error:
@@ -271,33 +165,32 @@ class ClientConnection(asyncio.Protocol):
         self._url.append(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._parsing.on_header(name, value)
+        self._head.add(name, value)
 
     def on_headers_complete(self) -> None:
         if self._is_ahead:
             return
-        self._parsing.progressed()
+        self._head.progressed()
         request = RequestHead(
             method=self._parser.get_method(),
             target=b"".join(self._url),
-            headers=tuple(self._parsing.headers),
+            headers=self._head.take(),
             is_http_11=self._parser.get_http_version() == "1.1",
             keep_alive=self._parser.should_keep_alive(),
         )
-        self._parsing.headers = []
         self.pause()  # Until the way into the sandbox is open.
         self._exchange = Exchange(self, request)
         self._exchange.start()
 
     def on_body(self, body: bytes) -> None:
-        self._parsing.progressed()
+        self._head.progressed()
         if self._exchange is not None and not self._is_ahead:
             self._exchange.forward_body(body)
 
     def on_message_complete(self) -> None:
-        self._parsing.progressed()
+        self._head.progressed()
         if self._exchange is not None and not self._is_ahead:
-            self._exchange.forward_end(self._parsing.headers)
+            self._exchange.forward_end(self._head.take())
 
     # The exchange's side.
 
@@ -354,8 +247,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._is_ahead = False
-        self._parsing = _Parsing()
         self._parser = httptools.HttpRequestParser(self)
+        self._head = HeadReader(self._parser)
         self._rest = b""
         self._stay(HEAD_TIMEOUT_S)
 
@@ -366,7 +259,7 @@ class ClientConnection(asyncio.Protocol):
         if self._exchange is not None:  # In its body, or behind it.
             self.abort()
             return
-        if isinstance(error.__cause__ or error.__context__, _TooMuch):
+        if isinstance(error.__cause__ or error.__context__, TooMuch):
             answer = self.listener.gate.misread(431, "The request's head is too large.")
         else:
             answer = self.listener.gate.misread(400, f"This is not an HTTP request: {error}.")
@@ -444,8 +337,8 @@ class Exchange(asyncio.Protocol):
         assert self._route is not None
         self._upstream = cast(asyncio.Transport, transport)
         self._upstream.set_write_buffer_limits(HIGH_WATER_BYTES)
-        self._parsing = _Parsing()
         self._parser = httptools.HttpResponseParser(self)
+        self._head = HeadReader(self._parser)
         headers = [*self._route.headers, *self._framing()]
         head = request_bytes(self._request.method, self._route.target, headers)
         if self._client.is_full:
@@ -460,10 +353,8 @@ class Exchange(asyncio.Protocol):
         if self._is_tunnel:
             self._client.write(data)
             return
-        before = self._parsing.progress
         try:
-            self._parser.feed_data(data)
-            self._parsing.fed(len(data), before)
+            self._head.feed(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._is_tunnel and upgrade.args[0] < len(data):
                 self._client.write(data[upgrade.args[0] :])
@@ -502,15 +393,14 @@ class Exchange(asyncio.Protocol):
     # The parser's side.
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._parsing.on_header(name, value)
+        self._head.add(name, value)
 
     def on_headers_complete(self) -> None:
         if self._answer_ended:
             self._said_more = True
             return  # What comes behind the answer is nobody's.
-        self._parsing.progressed()
-        head = ResponseHead(self._parser.get_status_code(), tuple(self._parsing.headers))
-        self._parsing.headers = []
+        self._head.progressed()
+        head = ResponseHead(self._parser.get_status_code(), self._head.take())
         if head.status == SWITCHING_PROTOCOLS:
             self._switch(head)
         elif head.status < 200:
@@ -519,14 +409,14 @@ class Exchange(asyncio.Protocol):
             self._begin_answer(head)
 
     def on_body(self, body: bytes) -> None:
-        self._parsing.progressed()
+        self._head.progressed()
         if not self._answer_ended:
             self._client.write(chunk(body) if self._answer_chunked else body)
 
     def on_message_complete(self) -> None:
-        self._parsing.progressed()
+        self._head.progressed()
         if self._answer is not None and not self._answer_ended:
-            self._end_answer(self._parsing.headers)
+            self._end_answer(self._head.take())
 
     # Within.
 
