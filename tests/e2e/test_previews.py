@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.client import Client, wait_for
+from tests.memory import peak_rss_mb
 from tests.platform import Platform
 from tests.previews import expose, looking_at, serve
 
@@ -247,6 +247,16 @@ def test_what_is_no_port_is_refused(api: Client, box: str, port: object) -> None
     assert answer.json()["error"]["details"]["field"] == "port"
 
 
+@pytest.mark.parametrize("body", ["a*b", "é"])
+def test_what_is_no_base64_is_not_sent_to_a_server(api: Client, box: str, body: str) -> None:
+    request = {"method": "POST", "body": body, "encoding": "base64"}
+
+    answer = api.http.post(f"/v1/sandboxes/{box}/fetch/{PORT}", json=request)
+
+    assert answer.status_code == 422
+    assert answer.json()["error"]["details"]["field"] == "body"
+
+
 def test_a_stopped_sandbox_is_told_of_and_stays_asleep(api: Client) -> None:
     api.sandbox("sleeper")
     url = expose(api, "sleeper", PORT, token="always-the-same")["url"]
@@ -292,9 +302,3 @@ def test_a_relay_that_was_killed_is_there_again_with_all_urls(
             return False
 
     wait_for(shows, "the preview is shown")
-
-
-def peak_rss_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) / 1024

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -24,8 +22,9 @@ from sandbox_runtime.protocol.files import (
     FileMatches,
 )
 from sandbox_runtime.protocol.requests import Encoding
+from web.contents import decoded, encoded
 from web.door import Door
-from web.errors import BodyTooLarge, FileTooLarge, InvalidField, SandboxUnreachable, UnreadableBody
+from web.errors import BodyTooLarge, FileTooLarge, SandboxUnreachable, UnreadableBody
 from web.operations import Operation, json_answer, no_content
 from web.readers import client_left
 from web.requests import JSON_TYPE, read_body
@@ -280,10 +279,7 @@ def _view(query: FileQuery, answer: Answer) -> FileView:
     pieces = bytearray()
     for piece in answer.pieces():
         pieces += piece
-    try:
-        text, encoding = pieces.decode(), Encoding.UTF8
-    except UnicodeDecodeError:
-        text, encoding = base64.b64encode(pieces).decode(), Encoding.BASE64
+    text, encoding = encoded(pieces)
     return FileView(
         path=query.path,
         content=text,
@@ -324,13 +320,7 @@ def _name(query: FileQuery) -> str:
 
 
 def _content(given: FileContent) -> bytes:
-    if given.encoding is Encoding.UTF8:
-        content = given.content.encode("utf-8", "surrogatepass")
-    else:
-        try:
-            content = base64.b64decode(given.content, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise InvalidField("content", f"Not base64: {error}.") from error
+    content = decoded("content", given.content, given.encoding)
     if len(content) > MAX_JSON_FILE_BYTES:
         raise FileTooLarge(len(content), MAX_JSON_FILE_BYTES)
     return content

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +10,7 @@ import msgspec
 from flask import Response
 
 from sandbox_runtime.protocol.calls import Answer, RuntimeCalls
-from sandbox_runtime.protocol.requests import Encoding
+from web.contents import decoded, encoded
 from web.door import Door
 from web.errors import AnswerTooLarge, InvalidField
 from web.operations import Operation, json_answer, no_content
@@ -100,7 +98,8 @@ class PortRoutes:
 
     def fetch(self, owner: str, name: str, port: str, body: FetchRequest) -> Response:
         """Send one request to a server in the sandbox, exposed or not."""
-        number, headers, content = _number(port), _headers(body.headers), _content(body)
+        number, headers = _number(port), _headers(body.headers)
+        content = decoded("body", body.body, body.encoding)
 
         def act(_: Sandbox, calls: RuntimeCalls) -> FetchedView:
             answer = calls.fetch(
@@ -130,15 +129,6 @@ def _headers(given: dict[str, str]) -> dict[str, str]:
     return given
 
 
-def _content(body: FetchRequest) -> bytes:
-    if body.encoding is Encoding.UTF8:
-        return body.body.encode("utf-8", "surrogatepass")
-    try:
-        return base64.b64decode(body.body, validate=True)
-    except binascii.Error as error:
-        raise InvalidField("body", f"Not base64: {error}.") from error
-
-
 def _fetched(answer: Answer) -> FetchedView:
     pieces, size = [], 0
     for piece in answer.pieces():
@@ -146,9 +136,5 @@ def _fetched(answer: Answer) -> FetchedView:
         if size > MAX_FETCHED_BYTES:
             raise AnswerTooLarge(MAX_FETCHED_BYTES)
         pieces.append(piece)
-    content = b"".join(pieces)
-    try:
-        text, encoding = content.decode(), Encoding.UTF8
-    except UnicodeDecodeError:
-        text, encoding = base64.b64encode(content).decode(), Encoding.BASE64
+    text, encoding = encoded(b"".join(pieces))
     return FetchedView(status=answer.status, headers=answer.headers, body=text, encoding=encoding)
