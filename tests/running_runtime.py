@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import pytest
 
 from sandbox_runtime.protocol.client import RuntimeClient
@@ -32,6 +33,7 @@ from sandbox_runtime.protocol.events import (
     Stdout,
 )
 from sandbox_runtime.protocol.requests import CodeContext, CodeRequest, ExecutionRequest
+from tests import memory
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -161,11 +163,27 @@ class RunningRuntime:
     def context(self, name: str, *, env: dict[str, str | None] | None = None) -> CodeContext:
         return CodeContext(id=name, cwd=str(self.workspace), env=env or {})
 
+    @contextmanager
+    def http(self) -> Iterator[httpx.Client]:
+        """A client of its socket, for what no client of ours asks in this way."""
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.socket)),
+            base_url="http://runtime",
+            headers={"Authorization": f"Bearer {TOKEN}"},
+            timeout=30,
+        ) as client:
+            yield client
+
+    def own_directory(self, request: pytest.FixtureRequest) -> Path:
+        """A place in the workspace that is this test's alone; nothing is there yet."""
+        name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+        return self.workspace / name
+
     def rss_mb(self) -> float:
-        return self._status_kb("VmRSS") / 1024
+        return memory.rss_mb(self.pid)
 
     def peak_rss_mb(self) -> float:
-        return self._status_kb("VmHWM") / 1024
+        return memory.peak_rss_mb(self.pid)
 
     def as_user(self, script: str, cwd: Path | None = None) -> str:
         """The output of a shell script, run as the sandbox's user."""
@@ -179,11 +197,6 @@ class RunningRuntime:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout
-
-    def _status_kb(self, name: str) -> int:
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        (line,) = [line for line in status.splitlines() if line.startswith(f"{name}:")]
-        return int(line.split()[1])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from tests.client import Client, wait_for
 from tests.conftest import DRIVER
+from tests.memory import peak_rss_mb
 from tests.platform import Platform
 
 MIB = 1024 * 1024
@@ -21,13 +22,6 @@ MOST_MIB = {"web": 128, "worker": 128, "runtime": 112}
 """As docs/operations.md has it; about half of it was seen."""
 
 pytestmark = pytest.mark.skipif(DRIVER != "docker", reason="finds the runtime by its container")
-
-
-def most_mib(pid: int) -> float:
-    """The most memory that a process ever had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def forget_most(pid: int) -> None:
@@ -74,9 +68,9 @@ def test_a_hundred_megabytes_and_a_reader_that_does_not_read_stay_within_the_bou
     init = client.containers.get(f"coldframe-{sandbox['id']}").attrs["State"]["Pid"]
     client.close()
     most = {
-        "web": max(most_mib(pid) for pid in of_web),
-        "worker": most_mib(worker),
-        "runtime": max(most_mib(pid) for pid in children_of(init)),
+        "web": max(peak_rss_mb(pid) for pid in of_web),
+        "worker": peak_rss_mb(worker),
+        "runtime": max(peak_rss_mb(pid) for pid in children_of(init)),
     }
     assert api.job(job_id)["conclusion"] == "success"
     assert {name: mib for name, mib in most.items() if mib > MOST_MIB[name]} == {}, most

@@ -10,10 +10,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.running_runtime import IS_ROOT, TOKEN, RunningRuntime, running_runtime
+from tests.running_runtime import IS_ROOT, RunningRuntime, running_runtime
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def runtime() -> Iterator[RunningRuntime]:
 
 @pytest.fixture
 def target(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
-    path = runtime.workspace / "".join(c if c.isalnum() else "-" for c in request.node.name)
+    path = runtime.own_directory(request)
     runtime.as_user(f"mkdir -p {path}/inner")
     return path / "inner"
 
@@ -39,11 +38,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", mode: int =
 
 
 def unpack(runtime: RunningRuntime, target: Path, archive: bytes) -> tuple[int, str]:
-    transport = httpx.HTTPTransport(uds=str(runtime.socket))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(transport=transport, headers=headers, timeout=30) as http:
-        query = {"path": str(target)}
-        answer = http.put("http://runtime/files/archive", params=query, content=archive)
+    with runtime.http() as http:
+        answer = http.put("/files/archive", params={"path": str(target)}, content=archive)
     return answer.status_code, answer.text
 
 

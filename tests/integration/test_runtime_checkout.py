@@ -74,8 +74,7 @@ def daemon(runtime: RunningRuntime, origin: Path) -> Iterator[str]:
 @pytest.fixture
 def target(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
     """A directory that is not there yet."""
-    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
-    return runtime.workspace / f"target-{name}"
+    return runtime.own_directory(request)
 
 
 def new_repository(runtime: RunningRuntime, name: str) -> Path:

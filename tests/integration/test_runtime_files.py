@@ -31,18 +31,14 @@ def runtime() -> Iterator[RunningRuntime]:
 
 @pytest.fixture(scope="module")
 def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(runtime.socket))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(
-        transport=transport, base_url="http://runtime", headers=headers, timeout=30
-    ) as client:
+    with runtime.http() as client:
         yield client
 
 
 @pytest.fixture
 def directory(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
     """An empty one of the user's."""
-    path = runtime.workspace / "".join(c if c.isalnum() else "-" for c in request.node.name)
+    path = runtime.own_directory(request)
     runtime.as_user(f"mkdir {path}")
     return path
 

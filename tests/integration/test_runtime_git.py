@@ -32,18 +32,14 @@ def runtime() -> Iterator[RunningRuntime]:
 
 @pytest.fixture(scope="module")
 def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(runtime.socket))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(
-        transport=transport, base_url="http://runtime", headers=headers, timeout=30
-    ) as client:
+    with runtime.http() as client:
         yield client
 
 
 @pytest.fixture
 def repository(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
     """One commit on `trunk`, made by the sandbox's user."""
-    path = runtime.workspace / "".join(c if c.isalnum() else "-" for c in request.node.name)
+    path = runtime.own_directory(request)
     runtime.as_user(
         f"git init -q -b trunk {path}; cd {path}; echo 1 > file; git add .\n"
         "git -c user.name=ann -c user.email=ann@example.org commit -q -m first"

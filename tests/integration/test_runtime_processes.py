@@ -42,11 +42,7 @@ def runtime() -> Iterator[RunningRuntime]:
 
 @pytest.fixture(scope="module")
 def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
-    transport = httpx.HTTPTransport(uds=str(runtime.socket))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    with httpx.Client(
-        transport=transport, base_url="http://runtime", headers=headers, timeout=30
-    ) as client:
+    with runtime.http() as client:
         yield client
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from relay.__main__ import REDIS_CONNECTIONS
 from tests.client import Client, wait_for
+from tests.memory import peak_rss_mb
 from tests.platform import Platform
 from tests.previews import expose, looking_at, serve
 
@@ -128,9 +129,7 @@ class Stage:
         return len(list(Path(f"/proc/{self.platform.pid('relay')}/fd").iterdir()))
 
     def peak_mb(self) -> float:
-        status = Path(f"/proc/{self.platform.pid('relay')}/status").read_text()
-        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
-        return int(line.split()[1]) / 1024
+        return peak_rss_mb(self.platform.pid("relay"))
 
 
 def serve_puppet(api: Client, box: str, port: int) -> None:
