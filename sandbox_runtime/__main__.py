@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from sandbox_runtime.executions import Executions
 from sandbox_runtime.files import Files
 from sandbox_runtime.git import Checkouts, GitCommands
 from sandbox_runtime.git_programs import GitPrograms
+from sandbox_runtime.process_waits import MAX_SEARCHES
 from sandbox_runtime.processes import Processes
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.server import Api
@@ -75,6 +77,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     sessions = Sessions(settings, programs)
     contexts = CodeContexts(settings, programs)
     processes = Processes(programs, sessions.directory_of)
+    searches = ThreadPoolExecutor(MAX_SEARCHES, "search")
     git = GitPrograms(settings, programs)
     threads = UserThreads(settings, programs)
     executions = Executions(
@@ -102,7 +105,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
                 processes=processes,
                 contexts=contexts,
             ).routes(),
-            *ProcessRoutes(processes).routes(),
+            *ProcessRoutes(processes, searches).routes(),
             *GitRoutes(
                 executions=executions,
                 commands=GitCommands(settings, git, sessions.directory_of),
@@ -135,6 +138,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     await serving
     threads.close()
     await programs.close()
+    searches.shutdown(cancel_futures=True)
     settings.socket.unlink(missing_ok=True)
 
 

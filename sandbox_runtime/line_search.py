@@ -1,4 +1,7 @@
-"""Finds a pattern in the lines that a process prints, in time linear to their length."""
+"""Finds a pattern in the lines that a process prints, in time linear to their length.
+
+It is linear to the size of the expression, too: a search may take seconds, and is for a thread.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import Executor
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -35,8 +36,10 @@ from sandbox_runtime.protocol.requests import HEARTBEAT_S
 class ProcessRoutes:
     """What the web asks for its callers; the processes go on when they leave."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Processes, searches: Executor) -> None:
+        """`searches`: in which lines that are waited for are looked at."""
         self._processes = processes
+        self._searches = searches
 
     def routes(self) -> list[Route]:
         one = "/processes/{id}"
@@ -80,7 +83,7 @@ class ProcessRoutes:
     async def _wait(self, request: Request) -> Response:
         process = self._process(request)
         wanted = codec.decode_wait(await read_bytes(request))
-        waiting = asyncio.create_task(wait_for(process, wanted))
+        waiting = asyncio.create_task(wait_for(process, wanted, self._searches))
         async with until_left(request.receive, waiting.cancel):
             await asyncio.wait((waiting,))
         return json_answer(waiting.result())

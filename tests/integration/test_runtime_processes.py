@@ -511,6 +511,32 @@ def test_an_expression_made_to_take_for_ever_takes_no_time(http: httpx.Client) -
     assert time.monotonic() - began < 5
 
 
+def test_an_expression_that_takes_long_holds_up_neither_its_own_time_nor_other_calls(
+    http: httpx.Client,
+) -> None:
+    lines = "for i in 1 2 3 4 5 6 7 8; do head -c 60000 /dev/zero | tr '\\0' a; echo; done"
+    process = start(http, f"{lines}; echo done; sleep 60")
+    wait(http, process, **{"for": "log", "pattern": "done"})
+    wanted = {"for": "log", "pattern": "(a?){900}b$", "regex": True, "timeoutMs": 1000}
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(
+        target=lambda: answers.append(http.post(f"/processes/{process['id']}/wait", json=wanted))
+    )
+    began = time.monotonic()
+
+    waiting.start()
+    slowest = 0.0
+    while waiting.is_alive():
+        asked = time.monotonic()
+        http.get("/ping")
+        slowest = max(slowest, time.monotonic() - asked)
+        waiting.join(0.02)
+
+    assert refusal(answers[0]) == (408, "process_wait_timed_out")
+    assert time.monotonic() - began < 5
+    assert slowest < 1
+
+
 @pytest.mark.parametrize("pattern", ["(", r"(a)\1", "(?=a)", "((a{1000}){1000})", "x" * 1001])
 def test_what_is_no_expression_is_refused(http: httpx.Client, pattern: str) -> None:
     process = start(http, "sleep 60")
