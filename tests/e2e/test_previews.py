@@ -15,6 +15,8 @@ from tests.previews import expose, looking_at, serve
 
 PORT = 8080
 
+IDLE_MS = 4000
+
 SERVER = (
     f"PORT = {PORT}\n"
     + """
@@ -271,6 +273,25 @@ def test_a_stopped_sandbox_is_told_of_and_stays_asleep(api: Client) -> None:
         assert preview.get("/").status_code == 200
         api.remove("sleeper")
         wait_for(lambda: preview.get("/").status_code == 404, "it is gone")
+
+
+def test_an_open_preview_keeps_its_sandbox_awake(api: Client) -> None:
+    for name in ("looked-at", "forgotten"):
+        api.sandbox(name, idleTimeoutMs=IDLE_MS)
+    serve(api, "looked-at", SERVER, PORT)
+    url = expose(api, "looked-at", PORT)["url"]
+
+    def state(name: str) -> str:
+        return str(api.http.get(f"/v1/sandboxes/{name}").json()["state"])
+
+    with looking_at(url) as preview, preview.stream("GET", "/slow") as answer:
+        next(answer.iter_raw())
+        wait_for(lambda: state("forgotten") == "stopped", "the one that nobody uses is asleep")
+        assert state("looked-at") == "running"
+
+    wait_for(lambda: state("looked-at") == "stopped", "it is asleep, too")
+    for name in ("looked-at", "forgotten"):
+        api.remove(name)
 
 
 def test_each_of_two_sandboxes_is_reached_by_its_own_url(api: Client, box: str) -> None:
