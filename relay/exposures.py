@@ -58,7 +58,7 @@ class Exposures:
         """Of a sandbox that nobody answers for. Raises `StoreUnavailable`."""
         self._known.pop(sandbox_id, None)
         try:
-            return (await asyncio.to_thread(self._sandboxes.get, sandbox_id)).state
+            return await asyncio.to_thread(self._sandboxes.state, sandbox_id)
         except SandboxNotFound:
             return SandboxState.REMOVED
 

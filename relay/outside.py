@@ -55,12 +55,15 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+_NOT_THERE = (404, "preview_not_found", "This sandbox is not there any more.")
+_ASLEEP = (410, "sandbox_stopped", "This sandbox is stopped.")
+
 _GONE = {
-    SandboxState.REMOVED: (404, "preview_not_found", "This sandbox is not there any more."),
-    SandboxState.REMOVING: (404, "preview_not_found", "This sandbox is not there any more."),
-    SandboxState.FAILED: (404, "preview_not_found", "This sandbox is not there any more."),
-    SandboxState.STOPPED: (410, "sandbox_stopped", "This sandbox is stopped."),
-    SandboxState.STOPPING: (410, "sandbox_stopped", "This sandbox is stopped."),
+    SandboxState.REMOVED: _NOT_THERE,
+    SandboxState.REMOVING: _NOT_THERE,
+    SandboxState.FAILED: _NOT_THERE,
+    SandboxState.STOPPED: _ASLEEP,
+    SandboxState.STOPPING: _ASLEEP,
     SandboxState.PAUSED: (503, "sandbox_paused", "This sandbox is paused."),
     SandboxState.CREATING: (503, "sandbox_starting", "This sandbox is starting."),
     SandboxState.RUNNING: (502, "sandbox_silent", "This sandbox does not answer."),
@@ -80,12 +83,7 @@ class Refusal(Exception):
 class OutsideGate:
     """For who knows a token; nobody is believed about anything else."""
 
-    def __init__(
-        self,
-        address: PreviewAddress,
-        doors: Doors,
-        exposures: Exposures,
-    ) -> None:
+    def __init__(self, address: PreviewAddress, doors: Doors, exposures: Exposures) -> None:
         self._address = address
         self._doors = doors
         self._exposures = exposures
