@@ -51,8 +51,10 @@ class Answer:
         """As they come, to the end. Raises `RuntimeUnreachable` where it is cut before."""
         while piece := self._read1():
             yield piece
-        if self._response.length:  # http.client's read1 does not tell that the rest is missing.
+        # http.client's read1 tells neither that the rest is missing nor that there is none.
+        if self._response.length:
             raise unreachable(http.client.IncompleteRead(b"", self._response.length))
+        self._response.close()  # So that the connection can be kept.
 
     def _read1(self) -> bytes:
         try:

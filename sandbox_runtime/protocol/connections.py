@@ -87,10 +87,11 @@ class Connections:
             else:
                 connection.sock.settimeout(timeout_s)
                 try:
-                    return connection, _send(connection, method, path, body, headers)
+                    return connection, _send(connection, method, path, body, headers, is_wanted)
                 except RuntimeUnreachable as fault:
-                    if isinstance(fault.__cause__, TimeoutError):
-                        raise  # It was not closed: the runtime is silent, and will be so again.
+                    # It was not closed: the runtime is silent, and will be so again.
+                    if isinstance(fault.__cause__, TimeoutError | ConnectionAbortedError):
+                        raise
         connection = Connection(self._dial, timeout_s)
         return connection, _send(connection, method, path, body, headers, is_wanted)
 

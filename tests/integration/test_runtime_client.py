@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sandbox_runtime.protocol.calls import RuntimeCalls
 from sandbox_runtime.protocol.client import RuntimeClient
-from sandbox_runtime.protocol.requests import ExecRequest
+from sandbox_runtime.protocol.connections import Connections, connect_guarded
+from sandbox_runtime.protocol.errors import RuntimeUnreachable
+from sandbox_runtime.protocol.requests import ExecRequest, Pong
 
 PONG = b'{"bootId":"b","uptimeMs":1,"executions":0,"sessions":[],"contexts":[]}'
 
@@ -18,8 +21,10 @@ PONG = b'{"bootId":"b","uptimeMs":1,"executions":0,"sessions":[],"contexts":[]}'
 class Server:
     """Answers pings on a Unix socket, by hand, and counts who connected."""
 
-    def __init__(self, path: Path, *, answers_each: int) -> None:
+    def __init__(self, path: Path, *, answers_each: int, goes_silent: bool = False) -> None:
+        """`goes_silent`: after its answers a connection stays, without any more of them."""
         self._answers_each = answers_each
+        self._goes_silent = goes_silent
         self.connections = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -45,6 +50,8 @@ class Server:
                         break
                     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PONG)
                     connection.sendall(head + PONG)
+                while self._goes_silent and _read_request(connection):
+                    pass
 
 
 def _read_request(connection: socket.socket) -> bool:
@@ -113,4 +120,33 @@ def test_a_stream_that_ends_without_a_terminal_event_keeps_no_connection(path: P
     assert events == []
     assert client.ping().boot_id == "b"
     client.close()
+    server.close()
+
+
+def test_a_call_by_way_of_the_relay_keeps_its_connection_for_the_next(
+    path: Path, patient: Server
+) -> None:
+    relay = Connections(lambda timeout_s: connect_guarded(path, timeout_s))
+    calls = RuntimeCalls(relay, "a" * 26)
+
+    for _ in range(5):
+        calls.call("GET", "/ping", kind=Pong)
+
+    assert patient.connections == 1
+    relay.close()
+
+
+def test_what_nobody_wants_any_more_is_not_waited_for_on_a_kept_connection_either(
+    path: Path,
+) -> None:
+    server = Server(path, answers_each=1, goes_silent=True)
+    relay = Connections(lambda timeout_s: connect_guarded(path, timeout_s))
+    calls = RuntimeCalls(relay, "a" * 26)
+    calls.order("GET", "/ping")
+
+    with pytest.raises(RuntimeUnreachable, match="has left"):
+        calls.call("GET", "/files/search", kind=Pong, timeout_s=10.0, is_wanted=lambda: False)
+
+    assert server.connections == 1  # Nor was it asked again.
+    relay.close()
     server.close()
