@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterator
 
 from sandbox_runtime.file_answers import described, text_of
-from sandbox_runtime.file_work import Found
+from sandbox_runtime.file_work import Found, look_in
 from sandbox_runtime.opened import entry, open_below, reopen
 from sandbox_runtime.protocol.files import (
     FileEntry,
@@ -36,11 +36,11 @@ SNIFFED_BYTES = 8192
 def find(path: str, order: FileFind) -> FileFindings:
     files: list[FileEntry] = []
     size = 0
-    for below, status, target in _walk(path, hidden=order.hidden):
+    for below, found in _walk(path, hidden=order.hidden):
         if not _matches(order.pattern, below):
             continue
         whole = posixpath.join(path, below)
-        one = described(Found(posixpath.basename(below), status, target), whole)
+        one = described(found, whole)
         if order.type is not None and one.type is not order.type:
             continue
         size += len(whole)
@@ -79,8 +79,8 @@ def search(path: str, order: FileSearch) -> FileMatches:
     return FileMatches(matches, truncated=False)
 
 
-def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, os.stat_result, str | None]]:
-    """What is below a directory: its path from there, its status, a link's target.
+def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, Found]]:
+    """What is below a directory, each with its path from there.
 
     Directories that may not be read, or have gone meanwhile, are passed over, but for the first.
     """
@@ -100,16 +100,13 @@ def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, os.stat_result, str
                 for name in names:
                     if name.startswith(".") and not hidden:
                         continue
-                    try:
-                        status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                        is_link = stat.S_ISLNK(status.st_mode)
-                        target = os.readlink(name, dir_fd=descriptor) if is_link else None
-                    except FileNotFoundError:
+                    found = look_in(descriptor, name)
+                    if found is None:
                         continue
                     below = f"{directory}/{name}" if directory else name
-                    if stat.S_ISDIR(status.st_mode):
+                    if stat.S_ISDIR(found.status.st_mode):
                         deeper.append(below)
-                    yield below, status, target
+                    yield below, found
             finally:
                 os.close(descriptor)
             waiting += reversed(deeper)
@@ -122,8 +119,8 @@ def _files(path: str, order: FileSearch) -> Iterator[tuple[str, int]]:
         if not stat.S_ISDIR(mode):
             yield from _opened_file(path, reopen(found, os.O_RDONLY | os.O_NONBLOCK))
             return
-        for below, status, _ in _walk(path, hidden=order.hidden):
-            if not stat.S_ISREG(status.st_mode) or not _matches(order.pattern, below):
+        for below, one in _walk(path, hidden=order.hidden):
+            if not stat.S_ISREG(one.status.st_mode) or not _matches(order.pattern, below):
                 continue
             try:
                 file = open_below(found, below, os.O_RDONLY | os.O_NONBLOCK)

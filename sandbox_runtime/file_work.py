@@ -73,6 +73,16 @@ def look(path: str, *, follow: bool) -> Found:
     return Found(posixpath.basename(path.rstrip("/")) or "/", status, target)
 
 
+def look_in(directory: int, name: str) -> Found | None:
+    """An entry of a directory that is open; None where it has gone meanwhile."""
+    try:
+        status = _status_of(name, directory)
+        is_link = stat.S_ISLNK(status.st_mode)
+        return Found(name, status, os.readlink(name, dir_fd=directory) if is_link else None)
+    except FileNotFoundError:
+        return None
+
+
 def exists(path: str) -> bool:
     try:
         with entry(path):
@@ -96,7 +106,7 @@ def list_directory(path: str, *, hidden: bool, limit: int, after: str) -> tuple[
                     if one.name > after and (hidden or not one.name.startswith("."))
                 ),
             )
-        listed = [one for name in names[:limit] if (one := _listed(name, directory)) is not None]
+        listed = [one for name in names[:limit] if (one := look_in(directory, name)) is not None]
     finally:
         os.close(directory)
     return listed, len(names) > limit
@@ -264,16 +274,6 @@ def _open_for_appending(path: str, mode: int | None, umask: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
-
-
-def _listed(name: str, directory: int) -> Found | None:
-    """None where it has gone meanwhile."""
-    try:
-        status = _status_of(name, directory)
-        is_link = stat.S_ISLNK(status.st_mode)
-        return Found(name, status, os.readlink(name, dir_fd=directory) if is_link else None)
-    except FileNotFoundError:
-        return None
 
 
 def _status_of(name: str, directory: int) -> os.stat_result:
