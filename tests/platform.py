@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from container.image_names import DEFAULT_IMAGE, record_image
 from stack.client_env import ClientEnv
+from stack.ports import free_port
 from stack.programs import ProgramName
 from stack.settings import StackSettings
 from stack.stack import Stack
@@ -27,8 +27,8 @@ class Platform:
             **{name: value for name, value in os.environ.items() if "COLDFRAME" not in name},
             "COLDFRAME_STATE_DIR": str(state_dir),
             "COLDFRAME_DRIVER": driver,
-            "COLDFRAME_PORT": str(_free_port()),
-            "COLDFRAME_PREVIEW_PORT": str(_free_port()),
+            "COLDFRAME_PORT": str(free_port()),
+            "COLDFRAME_PREVIEW_PORT": str(free_port()),
             "COLDFRAME_NODE": NODE,
             # Nobody's sandboxes would take the processors from those that a test is about.
             "COLDFRAME_POOL_MIN": "0",
@@ -111,10 +111,3 @@ class Platform:
             )
 
         wait_for(is_ready, "the platform is ready")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -19,6 +19,7 @@ import pytest
 from sandbox_runtime.protocol.errors import ArchiveRefused, InvalidRequest
 from sandbox_runtime.protocol.events import Conclusion
 from sandbox_runtime.protocol.requests import CancelReason, CheckoutRequest
+from stack.ports import free_port
 from tests.running_runtime import IS_ROOT, Run, RunningRuntime, running_runtime, wait_until
 
 HISTORY = """
@@ -104,12 +105,6 @@ def git_configured(runtime: RunningRuntime, name: str, value: Path) -> Iterator[
 
 def commit_of(runtime: RunningRuntime, origin: Path, ref: str) -> str:
     return runtime.as_user(f"git rev-parse '{ref}^{{commit}}'", cwd=origin).strip()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def answers(port: int) -> bool:

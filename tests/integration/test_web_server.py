@@ -17,6 +17,7 @@ import httpx
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from stack.ports import free_port
 from tests.integration.web_client import AT_ONCE, AUTH, KEY, STREAM, received, wait_for
 from tests.integration.web_node import FakeNode
 from tests.redis_server import RedisServer
@@ -29,9 +30,7 @@ class Served:
     """A gunicorn of the test's own."""
 
     def __init__(self, server: RedisServer, repository: Path, log: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.log = log
         self.process: subprocess.Popen[bytes] | None = None
         self._repository = repository
