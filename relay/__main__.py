@@ -23,14 +23,15 @@ from relay.outside import OutsideGate
 from relay.settings import Settings
 from relay.traffic import Traffic
 from workers.contract.connection import connect
-from workers.contract.errors import StoreUnavailable
+from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.ports import PortStore
 from workers.contract.settings import InvalidSettings
 from workers.contract.store import SandboxStore
 
 REDIS_CONNECTIONS = 16
 BACKLOG = 1024
-TELL_USE_S = 1.0
+TELL_USE_S = 0.25
+"""A fourth of the shortest time after which a sandbox may be stopped for being idle."""
 
 GC_THRESHOLD = 50_000
 """Objects between two collections: a request leaves few cycles behind, and many objects."""
@@ -93,7 +94,7 @@ async def _tell_use(traffic: Traffic, ports: PortStore) -> None:
     while True:
         await asyncio.sleep(TELL_USE_S)
         if used := traffic.take_used():
-            with suppress(StoreUnavailable):  # Nobody falls asleep while Redis is away.
+            with suppress(StoreUnavailable, StoreFull):  # It is told again.
                 await asyncio.to_thread(ports.used, used)
 
 

@@ -190,6 +190,7 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._head.progressed()
         if self._exchange is not None and not self._is_ahead:
+            self._stay(IDLE_TIMEOUT_S)  # It is the server's turn, and servers may think.
             self._exchange.forward_end(self._head.take())
 
     # The exchange's side.

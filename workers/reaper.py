@@ -22,14 +22,19 @@ from workers.lifecycle import Sandboxes
 IDLE = "idle"
 EXPIRED = "expired"
 
+LONGEST_STEP_S = 2.0
+"""What one round adds to idleness at most: where it comes late, so may what would tell of use."""
+
 log = structlog.get_logger(__name__)
 
 
 class Watch(NamedTuple):
-    """What was last seen of a sandbox, and when that began."""
+    """What was last seen of a sandbox, and when."""
 
     used: str
-    idle_since: float
+    at: float
+    idle_s: float
+    """For how long that is what was seen."""
     expires_at: str | None
     deadline: float | None
 
@@ -79,9 +84,9 @@ class Reaper:
         now = self._monotonic()
         in_use = activity.open_jobs > 0 or activity.state is not SandboxState.RUNNING
         if before is None or before.used != activity.used or in_use:
-            idle_since = now
+            idle_s = 0.0
         else:
-            idle_since = before.idle_since
+            idle_s = before.idle_s + min(now - before.at, LONGEST_STEP_S)
         if before is not None and before.expires_at == activity.expires_at:
             deadline = before.deadline
         elif activity.expires_at is None:
@@ -89,7 +94,7 @@ class Reaper:
         else:
             left = datetime.fromisoformat(activity.expires_at) - self._wall()
             deadline = now + left.total_seconds()
-        return Watch(activity.used, idle_since, activity.expires_at, deadline)
+        return Watch(activity.used, now, idle_s, activity.expires_at, deadline)
 
     def _act(self, sandbox: Sandbox, activity: Activity, watch: Watch) -> None:
         now = self._monotonic()
@@ -107,7 +112,7 @@ class Reaper:
         elif activity.state is SandboxState.RUNNING and not sandbox.spec.keep_alive:
             asked_ms = activity.idle_timeout_ms
             timeout_s = self._idle_timeout_s if asked_ms is None else asked_ms / 1000
-            if now - watch.idle_since > timeout_s and self._records.move(
+            if watch.idle_s > timeout_s and self._records.move(
                 sandbox,
                 to=SandboxState.STOPPING,
                 since=(SandboxState.RUNNING,),

@@ -15,7 +15,7 @@ from tests.previews import expose, looking_at, serve
 
 PORT = 8080
 
-IDLE_MS = 4000
+IDLE_MS = 6000
 
 SERVER = (
     f"PORT = {PORT}\n"
@@ -285,7 +285,7 @@ def test_an_open_preview_keeps_its_sandbox_awake(api: Client) -> None:
         return str(api.http.get(f"/v1/sandboxes/{name}").json()["state"])
 
     with looking_at(url) as preview, preview.stream("GET", "/slow") as answer:
-        next(answer.iter_raw())
+        assert next(answer.iter_raw()) == b"data0\n"
         wait_for(lambda: state("forgotten") == "stopped", "the one that nobody uses is asleep")
         assert state("looked-at") == "running"
 
