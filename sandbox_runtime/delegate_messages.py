@@ -13,7 +13,7 @@ import struct
 import msgspec
 
 from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
-from sandbox_runtime.protocol.files import FileFind, FileSearch
+from sandbox_runtime.protocol.files import FileFind, FileReplace, FileSearch
 from sandbox_runtime.protocol.git import GitCommand
 
 MAX_REPORT_BYTES = 24 * 1024 * 1024
@@ -142,7 +142,15 @@ class Search(Message, frozen=True, tag="search"):
     order: FileSearch
 
 
-FileOrder = Find | Search
+class Replace(Message, frozen=True, tag="replace"):
+    """Answered by `Done` with `FileReplacements`, or `Refused`."""
+
+    path: str
+    """As in `Find`."""
+    order: FileReplace
+
+
+FileOrder = Find | Search | Replace
 FileReport = Done | Refused | Fault
 
 GitOrder = Clone | Command

@@ -1,4 +1,7 @@
-"""Looks through trees of files, as the sandbox's user, in a process that can be ended."""
+"""Looks through trees of files, and replaces text in them, as the sandbox's user.
+
+It is a process, so that it can be ended.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import re
 import msgspec
 
 from sandbox_runtime.as_user import Channel, serve
-from sandbox_runtime.delegate_messages import Done, FileOrder, Find, Refused, Search
+from sandbox_runtime.delegate_messages import Done, FileOrder, Find, Refused, Replace, Search
 from sandbox_runtime.file_answers import fault_of
+from sandbox_runtime.file_replace import replace
 from sandbox_runtime.file_tree import find, search
 from sandbox_runtime.protocol.errors import InvalidRequest, RuntimeFault
 
@@ -31,6 +35,10 @@ def _answer(order: FileOrder) -> Done | Refused:
                 return Done(answer=msgspec.Raw(msgspec.json.encode(find(path, wanted))))
             case Search(order=wanted):
                 return Done(answer=msgspec.Raw(msgspec.json.encode(search(path, wanted))))
+            case Replace(order=wanted):
+                return Done(answer=msgspec.Raw(msgspec.json.encode(replace(path, wanted))))
+    except RuntimeFault as fault:
+        return _refused(fault)
     except re.error as error:
         return _refused(InvalidRequest(f"text is no regular expression: {error}"))
     except OSError as error:

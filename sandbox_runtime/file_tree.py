@@ -56,7 +56,7 @@ def search(path: str, order: FileSearch) -> FileMatches:
     expression = re.compile(wanted, re.IGNORECASE if order.ignore_case else 0)
     matches: list[FileMatch] = []
     size = 0
-    for whole, file in _files(path, order):
+    for whole, file in text_files(path, pattern=order.pattern, hidden=order.hidden):
         shown_path, path_base64 = text_of(whole)
         for number, line in _lines(file):
             match = expression.search(line)
@@ -112,15 +112,15 @@ def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, Found]]:
             waiting += reversed(deeper)
 
 
-def _files(path: str, order: FileSearch) -> Iterator[tuple[str, int]]:
-    """The files that are to be looked into, open: the path, or those below it."""
+def text_files(path: str, *, pattern: str, hidden: bool) -> Iterator[tuple[str, int]]:
+    """The text files at a path or below it, open: those without a NUL where they begin."""
     with entry(path) as found:
         mode = os.fstat(found).st_mode
         if not stat.S_ISDIR(mode):
             yield from _opened_file(path, reopen(found, os.O_RDONLY | os.O_NONBLOCK))
             return
-        for below, one in _walk(path, hidden=order.hidden):
-            if not stat.S_ISREG(one.status.st_mode) or not _matches(order.pattern, below):
+        for below, one in _walk(path, hidden=hidden):
+            if not stat.S_ISREG(one.status.st_mode) or not _matches(pattern, below):
                 continue
             try:
                 file = open_below(found, below, os.O_RDONLY | os.O_NONBLOCK)
@@ -131,16 +131,14 @@ def _files(path: str, order: FileSearch) -> Iterator[tuple[str, int]]:
 
 def _opened_file(path: str, file: int) -> Iterator[tuple[str, int]]:
     try:
-        if stat.S_ISREG(os.fstat(file).st_mode):
+        is_file = stat.S_ISREG(os.fstat(file).st_mode)
+        if is_file and b"\x00" not in os.pread(file, SNIFFED_BYTES, 0):
             yield path, file
     finally:
         os.close(file)
 
 
 def _lines(file: int) -> Iterator[tuple[int, str]]:
-    """The lines of a text file; none of one that is binary."""
-    if b"\x00" in os.pread(file, SNIFFED_BYTES, 0):
-        return
     number, at_start = 0, True
     with open(file, "rb", closefd=False) as lines:
         while raw := lines.readline(MAX_LINE_BYTES):

@@ -19,7 +19,15 @@ import structlog
 
 from sandbox_runtime import delegates, file_work
 from sandbox_runtime.archives import pack, unpack
-from sandbox_runtime.delegate_messages import Done, FileOrder, FileReport, Find, Refused, Search
+from sandbox_runtime.delegate_messages import (
+    Done,
+    FileOrder,
+    FileReport,
+    Find,
+    Refused,
+    Replace,
+    Search,
+)
 from sandbox_runtime.file_answers import FAULTS, described, fault_of
 from sandbox_runtime.file_work import PIECE_BYTES, Found, Opened, Replacement
 from sandbox_runtime.programs import UserPrograms
@@ -46,6 +54,8 @@ from sandbox_runtime.protocol.files import (
     FileMode,
     FileMove,
     FilePlace,
+    FileReplace,
+    FileReplacements,
     FileSearch,
     FileStat,
     FileWrite,
@@ -59,7 +69,7 @@ PROGRAM_TIMEOUT_S = 600.0
 """For `rm` and `mv`, which are run where one call to the kernel does not do."""
 
 DELEGATE_TIMEOUT_S = 50.0
-"""For a search."""
+"""For a search, or a replacement, in a tree."""
 
 MAX_MESSAGE_CHARS = 2000
 
@@ -67,6 +77,7 @@ MAX_COMPLAINT_BYTES = 64 * 1024
 
 _findings = msgspec.json.Decoder(FileFindings)
 _matches = msgspec.json.Decoder(FileMatches)
+_replacements = msgspec.json.Decoder(FileReplacements)
 
 log = structlog.get_logger()
 
@@ -135,6 +146,10 @@ class Files:
 
     async def search(self, order: FileSearch) -> FileMatches:
         return await self._delegate(order, Search(path=self._sent(order), order=order), _matches)
+
+    async def replace(self, order: FileReplace) -> FileReplacements:
+        wanted = Replace(path=self._sent(order), order=order)
+        return await self._delegate(order, wanted, _replacements)
 
     async def pack(self, order: FileArchive) -> AsyncGenerator[bytes, None]:
         path = self._path(order)
@@ -224,12 +239,12 @@ class Files:
                     known = FAULTS_BY_CODE.get(code, FileFault)
                     raise known(message[:MAX_MESSAGE_CHARS])
                 case _:
-                    raise FileFault("The search failed.")
+                    raise FileFault("It failed.")
         except TimeoutError:
             raise FileFault(f"Not done within {DELEGATE_TIMEOUT_S:.0f} s.") from None
         except (delegates.DelegateLost, OSError, msgspec.DecodeError, RecursionError) as error:
             log.warning("file delegate failed", reason=type(error).__name__)
-            raise FileFault("The search was ended before it was done.") from error
+            raise FileFault("It was ended before it was done.") from error
         finally:
             await group.close()
 

@@ -69,6 +69,20 @@ class FileSearchQuery(FileQuery, frozen=True, kw_only=True):
     limit: Limit = 1000
 
 
+class FileReplaceRequest(FileQuery, frozen=True, kw_only=True):
+    """What to replace by what, in which files."""
+
+    text: Annotated[str, Meta(min_length=1)]
+    replacement: str
+    regex: bool = False
+    """`text` is a regular expression as Python has them, of the whole file, where `^` and `$` are
+    a line's; `replacement` may name its groups, as `\\1`."""
+    ignore_case: bool = False
+    pattern: str = "*"
+    """Of the files, as in `FileFindQuery`."""
+    hidden: bool = False
+
+
 class FileArchiveQuery(FileQuery, frozen=True, kw_only=True):
     """Which directory."""
 

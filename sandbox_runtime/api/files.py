@@ -37,6 +37,7 @@ from sandbox_runtime.protocol.files import (
     FileMove,
     FilePlace,
     FileRead,
+    FileReplace,
     FileSearch,
     FileStat,
     FileWrite,
@@ -70,6 +71,7 @@ class FileRoutes:
             Route("/files/rename", self._rename, methods=["POST"]),
             Route("/files/move", self._move, methods=["POST"]),
             Route("/files/chmod", self._change_mode, methods=["POST"]),
+            Route("/files/replace", self._replace, methods=["POST"]),
         ]
 
     async def _read(self, request: Request) -> Response:
@@ -137,6 +139,9 @@ class FileRoutes:
 
     async def _change_mode(self, request: Request) -> Response:
         return json_answer(await self._files.change_mode(await read_body(request, FileMode)))
+
+    async def _replace(self, request: Request) -> Response:
+        return json_answer(await self._files.replace(await read_body(request, FileReplace)))
 
 
 class _Content(Response):

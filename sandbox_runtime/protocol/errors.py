@@ -193,6 +193,14 @@ class PermissionDenied(FileFault):
     hint = "The file API may do what a command of the same session may."
 
 
+class FileTooLong(FileFault):
+    """Text is replaced in memory; this file is more than is taken into it, or would become so."""
+
+    code = "file_too_large"
+    http_status = 413
+    hint = "Use a program in the sandbox, as sed, which works in place."
+
+
 class RangeNotSatisfiable(FileFault):
     """The range begins behind the file's end."""
 

@@ -15,6 +15,7 @@
     POST   /files/rename         body FileMove → FileEntry
     POST   /files/move           body FileMove → FileEntry
     POST   /files/chmod          body FileMode → FileEntry
+    POST   /files/replace        body FileReplace → FileReplacements
 
 A path is absolute, or relative to where the session's shell is. Names of files are bytes: what is
 not UTF-8 is U+FFFD in an answer's `name`, `path` and `target`, and beside it `nameBase64`,
@@ -113,6 +114,20 @@ class FileSearch(FilePlace, frozen=True):
     limit: Limit = 1000
 
 
+class FileReplace(FilePlace, frozen=True):
+    """In the text files below a directory, or in one file; each is replaced as a whole."""
+
+    text: str
+    replacement: str
+    regex: bool = False
+    """`text` is a regular expression as Python has them, of the whole file, where `^` and `$` are
+    a line's; `replacement` may name its groups, as `\\1`."""
+    ignore_case: bool = False
+    pattern: str = "*"
+    """Of the files, as in `FileFind`."""
+    hidden: bool = False
+
+
 class FileArchive(FilePlace, frozen=True):
     gzip: bool = False
 
@@ -174,6 +189,33 @@ class FileMatch(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_
 class FileMatches(msgspec.Struct, frozen=True):
     matches: list[FileMatch]
     truncated: bool
+
+
+class FileReplacement(
+    msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True
+):
+    path: str
+    count: int
+    """How often the text was replaced."""
+    path_base64: str | None = None
+
+
+class FileNotReplaced(
+    msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True
+):
+    """A file that has the text and is as it was."""
+
+    path: str
+    code: str
+    message: str
+    path_base64: str | None = None
+
+
+class FileReplacements(msgspec.Struct, frozen=True):
+    files: list[FileReplacement]
+    failed: list[FileNotReplaced]
+    truncated: bool
+    """More was done than is told of here; nothing is left undone but what failed."""
 
 
 class FileExistence(msgspec.Struct, frozen=True):

@@ -283,6 +283,15 @@ def test_files_are_found_and_searched(api: Client, box: str, directory: str) -> 
     assert [(one["line"], one["column"]) for one in matches["matches"]] == [(1, 8)]
 
 
+def test_text_is_replaced(api: Client, box: str, directory: str) -> None:
+    put(api, box, f"{directory}/a.py", b"old = 1\n")
+
+    answer = ask(api, box, "replace", path=directory, text="old", replacement="new")
+
+    assert answer["files"] == [{"path": f"{directory}/a.py", "count": 1}]
+    assert get(api, box, f"{directory}/a.py").content == b"new = 1\n"
+
+
 def test_a_directory_goes_from_one_place_to_another_as_an_archive(
     api: Client, box: str, directory: str
 ) -> None:

@@ -634,6 +634,71 @@ def test_a_search_ends_when_its_caller_leaves(
     wait_until(lambda: children.read_text() == before)
 
 
+def replaced(http: httpx.Client, path: object, text: str, by: str, **fields: object) -> Json:
+    return ask(http, "replace", path, text=text, replacement=by, **fields)
+
+
+def test_text_is_replaced_in_the_text_files_below_a_directory(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user(
+        "mkdir a; printf 'old.\\r\\nold.\\377' > a/x.py; chmod 751 a/x.py;"
+        " printf 'older' > y.py; printf 'old.' > z.txt; printf 'old.\\0' > b.py; ln -s z.txt l.py",
+        directory,
+    )
+
+    answer = replaced(http, directory, "old.", r"new\1", pattern="*.py")
+
+    assert answer == {
+        "files": [{"path": f"{directory}/a/x.py", "count": 2}],
+        "failed": [],
+        "truncated": False,
+    }
+    assert (directory / "a/x.py").read_bytes() == b"new\\1\r\nnew\\1\xff"
+    assert runtime.as_user("stat -c %a a/x.py; cat z.txt y.py", directory) == "751\nold.older"
+    assert (directory / "b.py").read_bytes() == b"old.\0"
+
+
+def test_a_regular_expression_replaces_with_its_groups(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    write(http, directory / "a", b"x = 1\nY = 2\n")
+    fields: dict[str, object] = {"regex": True, "ignoreCase": True}
+
+    answer = replaced(http, directory / "a", r"^([xy]) = (\d)$", r"\2 = \1", **fields)
+
+    assert answer["files"] == [{"path": f"{directory}/a", "count": 2}]
+    assert (directory / "a").read_bytes() == b"1 = x\n2 = Y\n"
+
+
+def test_what_cannot_be_replaced_is_told_and_stays_as_it_was(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user(
+        "printf word > kept; chmod 444 kept; head -c 16777216 /dev/zero | tr '\\0' w > long;"
+        " echo word > long2; head -c 16777200 /dev/zero | tr '\\0' w >> long2",
+        directory,
+    )
+
+    def refusal(path: object, **fields: object) -> tuple[int, str]:
+        body = {"path": str(path), "text": "word", "replacement": "w" * 100, **fields}
+        return refused(http.post("/files/replace", json=body))
+
+    answer = replaced(http, directory, "word", "w" * 100)
+    assert (answer["files"], answer["truncated"]) == ([], False)
+    assert [(one["path"], one["code"]) for one in answer["failed"]] == [
+        (f"{directory}/kept", "permission_denied"),
+        (f"{directory}/long2", "file_too_large"),
+    ]
+    assert (directory / "kept").read_text() == "word"
+    assert refusal(directory / "kept") == (403, "permission_denied")
+    assert refusal(directory / "long2") == (413, "file_too_large")
+    assert refusal(directory / "no") == (404, "file_not_found")
+    assert refusal(directory, text="(", regex=True) == (422, "invalid_request")
+    assert refusal(directory, text="w", regex=True, replacement=r"\9") == (422, "invalid_request")
+    assert runtime.as_user("ls -A", directory).split() == ["kept", "long", "long2"]
+
+
 @pytest.mark.parametrize("gzip", [False, True])
 def test_a_directory_comes_as_an_archive_and_goes_back_as_one(
     http: httpx.Client, directory: Path, runtime: RunningRuntime, gzip: bool

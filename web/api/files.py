@@ -20,6 +20,7 @@ from sandbox_runtime.protocol.files import (
     FileFindings,
     FileList,
     FileMatches,
+    FileReplacements,
 )
 from sandbox_runtime.protocol.requests import Encoding
 from web.contents import decoded, encoded
@@ -38,6 +39,7 @@ from web.schemas_files import (
     FileModeRequest,
     FileMoveRequest,
     FileQuery,
+    FileReplaceRequest,
     FileSearchQuery,
     FileStatQuery,
     FileView,
@@ -70,7 +72,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _SPAN = re.compile(r"bytes \d{1,19}-\d{1,19}/\d{1,19}")
 _RANGE = re.compile(r"bytes=[\d,\- ]{1,200}")
 
-A = TypeVar("A")
+A = TypeVar("A", bound=msgspec.Struct)
 
 
 class FileRoutes:
@@ -112,6 +114,7 @@ class FileRoutes:
             Operation("POST", f"{top}/rename", self.rename, {200: FileEntry}),
             Operation("POST", f"{top}/move", self.move, {200: FileEntry}),
             Operation("POST", f"{top}/chmod", self.change_mode, {200: FileEntry}),
+            Operation("POST", f"{top}/replace", self.replace, {200: FileReplacements}),
         ]
 
     def read(self, owner: str, name: str, query: FileQuery) -> Response:
@@ -208,19 +211,23 @@ class FileRoutes:
 
     def create_directory(self, owner: str, name: str, body: DirectoryRequest) -> Response:
         """Make a directory."""
-        return self._change(owner, name, "/files/mkdir", body)
+        return self._change(owner, name, "/files/mkdir", body, FileEntry)
 
     def rename(self, owner: str, name: str, body: FileMoveRequest) -> Response:
         """Give a file or a directory another path."""
-        return self._change(owner, name, "/files/rename", body)
+        return self._change(owner, name, "/files/rename", body, FileEntry)
 
     def move(self, owner: str, name: str, body: FileMoveRequest) -> Response:
         """As rename; into `to`, where that is a directory."""
-        return self._change(owner, name, "/files/move", body)
+        return self._change(owner, name, "/files/move", body, FileEntry)
 
     def change_mode(self, owner: str, name: str, body: FileModeRequest) -> Response:
         """Change what may be done with a file."""
-        return self._change(owner, name, "/files/chmod", body)
+        return self._change(owner, name, "/files/chmod", body, FileEntry)
+
+    def replace(self, owner: str, name: str, body: FileReplaceRequest) -> Response:
+        """Replace text in a file, or in the files below a directory."""
+        return self._change(owner, name, "/files/replace", body, FileReplacements)
 
     def _look(self, owner: str, name: str, path: str, query: FileQuery, kind: type[A]) -> A:
         environ = request.environ
@@ -236,10 +243,10 @@ class FileRoutes:
 
         return self._door.use(owner, name, act)
 
-    def _change(self, owner: str, name: str, path: str, body: FileQuery) -> Response:
-        def act(sandbox: Sandbox, calls: RuntimeCalls) -> FileEntry:
+    def _change(self, owner: str, name: str, path: str, body: FileQuery, kind: type[A]) -> Response:
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> A:
             order = msgspec.json.encode(self._of_runtime(sandbox, body))
-            return calls.call("POST", path, kind=FileEntry, body=order, timeout_s=PROGRAM_TIMEOUT_S)
+            return calls.call("POST", path, kind=kind, body=order, timeout_s=PROGRAM_TIMEOUT_S)
 
         return json_answer(self._door.use(owner, name, act))
 
