@@ -285,7 +285,8 @@ def test_an_open_preview_keeps_its_sandbox_awake(api: Client) -> None:
         return str(api.http.get(f"/v1/sandboxes/{name}").json()["state"])
 
     with looking_at(url) as preview, preview.stream("GET", "/slow") as answer:
-        assert next(answer.iter_raw()) == b"data0\n"
+        pieces = answer.iter_raw()  # Held: without it the connection is closed.
+        assert next(pieces) == b"data0\n"
         wait_for(lambda: state("forgotten") == "stopped", "the one that nobody uses is asleep")
         assert state("looked-at") == "running"
 
