@@ -129,7 +129,7 @@ def test_during_an_attack_a_neighbour_and_the_sandbox_itself_are_served_and_a_ca
     api.http.post(f"/v1/jobs/{job}/cancel")
     received = api.follow_to_the_end(job)
 
-    assert {answer["stdout"] for answer in answers} == {"42\n"}
+    assert [answer for answer in answers if answer["stdout"] != "42\n"] == []
     # Where memory is what runs out, the kernel may choose the command that asks how it goes.
     may_be = {"42\n", ""} if "memory" in attack else {"42\n"}
     assert {answer["stdout"] for answer in own} <= may_be
