@@ -128,9 +128,14 @@ def delete_file(path: str) -> None:
         os.unlink(name, dir_fd=directory)
 
 
-def rename(path: str, to: str) -> None:
+def rename(path: str, to: str) -> Found:
+    """What is at `to` now; the path itself may have led through what was moved."""
     with parent_of(path) as (directory, name), parent_of(to) as (to_directory, to_name):
         os.rename(name, to_name, src_dir_fd=directory, dst_dir_fd=to_directory)
+        moved = look_in(to_directory, to_name)
+    if moved is None:
+        raise _error(errno.ENOENT, to)
+    return moved
 
 
 def moved_path(path: str, to: str) -> str:
@@ -138,8 +143,9 @@ def moved_path(path: str, to: str) -> str:
     try:
         with entry(to, os.O_DIRECTORY):
             return posixpath.join(to, split(path)[1])
-    except (FileNotFoundError, NotADirectoryError):
-        if to.endswith("/"):
+    except OSError as error:
+        # A link to itself is no directory, either, and is replaced like another.
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP) or to.endswith("/"):
             raise
         return to
 

@@ -305,10 +305,11 @@ class Files:
     async def _rename(self, order: FileMove, path: str, to: str) -> FileEntry:
         try:
             with _translated(passed=errno.EXDEV):
-                await self._threads.run(order.user, lambda: file_work.rename(path, to))
+                moved = await self._threads.run(order.user, lambda: file_work.rename(path, to))
         except OSError:  # To another volume, where it has to be copied.
             await self._run(order, ["mv", "-fT", "--", path.rstrip("/"), to.rstrip("/")])
-        return await self._entry(order, to, follow=False)
+            return await self._entry(order, to, follow=False)
+        return described(moved, to)
 
     def _check_removable(self, path: str) -> None:
         """Raises `PermissionDenied` for what the sandbox is made of."""

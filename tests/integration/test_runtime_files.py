@@ -565,6 +565,21 @@ def search(http: httpx.Client, path: object, text: str, **query: str | int) -> J
     return dict(answer.json())
 
 
+def test_a_link_is_moved_through_itself_and_over_one_that_leads_to_itself(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("mkdir d; ln -s d l; ln -s loop loop; echo 1 > f", directory)
+
+    through = ask(http, "move", directory / "l", to=f"{directory}/l/x")
+    over = ask(http, "move", directory / "f", to=f"{directory}/loop")
+
+    assert (through["name"], through["target"]) == ("x", "d")
+    assert (over["type"], over["size"]) == ("file", 2)
+    assert runtime.as_user("ls -A . d; readlink d/x", directory).split() == (
+        [".:", "d", "loop", "d:", "x", "d"]
+    )
+
+
 def test_files_are_found_by_name_and_by_path_in_any_depth_and_links_are_not_followed(
     http: httpx.Client, directory: Path, runtime: RunningRuntime
 ) -> None:
