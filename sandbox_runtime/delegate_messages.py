@@ -13,7 +13,7 @@ import struct
 import msgspec
 
 from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
-from sandbox_runtime.protocol.files import FileFind, FileReplace, FileSearch
+from sandbox_runtime.protocol.files import FileFind, FileListing, FileReplace, FileSearch
 from sandbox_runtime.protocol.git import GitCommand
 
 MAX_REPORT_BYTES = 24 * 1024 * 1024
@@ -150,7 +150,17 @@ class Replace(Message, frozen=True, tag="replace"):
     order: FileReplace
 
 
-FileOrder = Find | Search | Replace
+class ListTree(Message, frozen=True, tag="list_tree"):
+    """Answered by `Done` with `FileList`, or `Refused`."""
+
+    path: str
+    """As in `Find`."""
+    after: str
+    """A path below it, as that, which was the last of the page before; empty for the first."""
+    order: FileListing
+
+
+FileOrder = Find | Search | Replace | ListTree
 FileReport = Done | Refused | Fault
 
 GitOrder = Clone | Command

@@ -81,6 +81,11 @@ def described(found: Found, path: str) -> FileEntry:
     )
 
 
+def cursor_of(path: str) -> str:
+    """Stands for the place in a list behind this entry."""
+    return base64.b64encode(os.fsencode(path)).decode()
+
+
 def text_of(name: str) -> tuple[str, str | None]:
     """A name for JSON, and in base64 where it is none."""
     try:

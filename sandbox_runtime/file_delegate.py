@@ -10,10 +10,18 @@ import re
 import msgspec
 
 from sandbox_runtime.as_user import Channel, serve
-from sandbox_runtime.delegate_messages import Done, FileOrder, Find, Refused, Replace, Search
+from sandbox_runtime.delegate_messages import (
+    Done,
+    FileOrder,
+    Find,
+    ListTree,
+    Refused,
+    Replace,
+    Search,
+)
 from sandbox_runtime.file_answers import fault_of
 from sandbox_runtime.file_replace import replace
-from sandbox_runtime.file_tree import find, search
+from sandbox_runtime.file_tree import find, list_tree, search
 from sandbox_runtime.protocol.errors import InvalidRequest, RuntimeFault
 
 
@@ -29,8 +37,11 @@ def _work(channel: Channel) -> None:
 
 def _answer(order: FileOrder) -> Done | Refused:
     try:
-        path = order.path.encode("latin-1").decode("utf-8", "surrogateescape")
+        path = _received(order.path)
         match order:
+            case ListTree(order=wanted, after=after):
+                listed = list_tree(path, wanted, after=_received(after))
+                return Done(answer=msgspec.Raw(msgspec.json.encode(listed)))
             case Find(order=wanted):
                 return Done(answer=msgspec.Raw(msgspec.json.encode(find(path, wanted))))
             case Search(order=wanted):
@@ -43,6 +54,10 @@ def _answer(order: FileOrder) -> Done | Refused:
         return _refused(InvalidRequest(f"text is no regular expression: {error}"))
     except OSError as error:
         return _refused(fault_of(error.errno or 0, error.strerror or str(error)))
+
+
+def _received(path: str) -> str:
+    return path.encode("latin-1").decode("utf-8", "surrogateescape")
 
 
 def _refused(fault: RuntimeFault) -> Refused:

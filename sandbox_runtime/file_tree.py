@@ -9,14 +9,19 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 
-from sandbox_runtime.file_answers import described, text_of
+import msgspec
+
+from sandbox_runtime.file_answers import cursor_of, described, text_of
 from sandbox_runtime.file_work import Found, look_in
 from sandbox_runtime.opened import entry, open_below, reopen
 from sandbox_runtime.protocol.files import (
     FileEntry,
     FileFind,
     FileFindings,
+    FileList,
+    FileListing,
     FileMatch,
     FileMatches,
     FileSearch,
@@ -31,6 +36,20 @@ MAX_ANSWER_CHARS = 4 * 1024 * 1024
 """Paths and lines in one answer."""
 
 SNIFFED_BYTES = 8192
+
+
+def list_tree(path: str, order: FileListing, *, after: str) -> FileList:
+    files: list[FileEntry] = []
+    size, last = 0, ""
+    for below, found in _in_order(path, hidden=order.hidden, after=after):
+        if len(files) == order.limit or size > MAX_ANSWER_CHARS:
+            return FileList(files=files, next_cursor=cursor_of(last))
+        whole = posixpath.join(path, below)
+        shown_path, _ = text_of(below)
+        files.append(msgspec.structs.replace(described(found, whole), relative_path=shown_path))
+        size += len(whole) + len(below)
+        last = below
+    return FileList(files=files)
 
 
 def find(path: str, order: FileFind) -> FileFindings:
@@ -84,32 +103,60 @@ def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, Found]]:
 
     Directories that may not be read, or have gone meanwhile, are passed over, but for the first.
     """
-    with entry(path, os.O_DIRECTORY) as root:
-        os.close(reopen(root, os.O_RDONLY | os.O_DIRECTORY))  # Raises where it may not be read.
+    with _readable(path) as root:
         waiting = [""]
         while waiting:
             directory = waiting.pop()
             deeper = []
-            try:
-                descriptor = open_below(root, directory, os.O_RDONLY | os.O_DIRECTORY)
-            except OSError:
-                continue
-            try:
-                with os.scandir(descriptor) as entries:
-                    names = sorted(one.name for one in entries)
-                for name in names:
-                    if name.startswith(".") and not hidden:
-                        continue
-                    found = look_in(descriptor, name)
-                    if found is None:
-                        continue
-                    below = f"{directory}/{name}" if directory else name
-                    if stat.S_ISDIR(found.status.st_mode):
-                        deeper.append(below)
-                    yield below, found
-            finally:
-                os.close(descriptor)
+            for found in _entries(root, directory, hidden=hidden):
+                below = posixpath.join(directory, found.name)
+                if stat.S_ISDIR(found.status.st_mode):
+                    deeper.append(below)
+                yield below, found
             waiting += reversed(deeper)
+
+
+def _in_order(path: str, *, hidden: bool, after: str) -> Iterator[tuple[str, Found]]:
+    """The same, each directory before what is in it, from behind the path `after` on."""
+    last = after.split("/") if after else []
+    with _readable(path) as root:
+        waiting: list[tuple[str, Found | None]] = [("", None)]
+        while waiting:
+            below, found = waiting.pop()
+            parts = below.split("/") if below else []
+            leads_to_last = last[: len(parts)] == parts
+            if found is not None:
+                if not leads_to_last:
+                    yield below, found
+                if not stat.S_ISDIR(found.status.st_mode):
+                    continue
+            first = last[len(parts)] if leads_to_last and len(parts) < len(last) else ""
+            for one in reversed(_entries(root, below, hidden=hidden)):
+                if one.name >= first:
+                    waiting.append((posixpath.join(below, one.name), one))
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[int]:
+    """A descriptor that stands for the directory. Raises where it may not be read."""
+    with entry(path, os.O_DIRECTORY) as root:
+        os.close(reopen(root, os.O_RDONLY | os.O_DIRECTORY))
+        yield root
+
+
+def _entries(root: int, directory: str, *, hidden: bool) -> list[Found]:
+    """By name; none where it may not be read or has gone."""
+    try:
+        descriptor = open_below(root, directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return []
+    try:
+        with os.scandir(descriptor) as entries:
+            names = sorted(one.name for one in entries)
+        shown = (name for name in names if hidden or not name.startswith("."))
+        return [one for name in shown if (one := look_in(descriptor, name)) is not None]
+    finally:
+        os.close(descriptor)
 
 
 def text_files(path: str, *, pattern: str, hidden: bool) -> Iterator[tuple[str, int]]:

@@ -24,11 +24,12 @@ from sandbox_runtime.delegate_messages import (
     FileOrder,
     FileReport,
     Find,
+    ListTree,
     Refused,
     Replace,
     Search,
 )
-from sandbox_runtime.file_answers import FAULTS, described, fault_of
+from sandbox_runtime.file_answers import FAULTS, cursor_of, described, fault_of
 from sandbox_runtime.file_work import PIECE_BYTES, Found, Opened, Replacement
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.protocol.errors import FAULTS as FAULTS_BY_CODE
@@ -75,6 +76,7 @@ MAX_MESSAGE_CHARS = 2000
 
 MAX_COMPLAINT_BYTES = 64 * 1024
 
+_listing = msgspec.json.Decoder(FileList)
 _findings = msgspec.json.Decoder(FileFindings)
 _matches = msgspec.json.Decoder(FileMatches)
 _replacements = msgspec.json.Decoder(FileReplacements)
@@ -129,6 +131,9 @@ class Files:
     async def list_all(self, order: FileListing) -> FileList:
         path = self._path(order)
         after = "" if order.cursor is None else _decoded(order.cursor, "cursor")
+        if order.recursive:
+            wanted = ListTree(path=_sent(path), after=_sent(after), order=order)
+            return await self._delegate(order, wanted, _listing)
 
         def work() -> FileList:
             found, has_more = file_work.list_directory(
@@ -136,19 +141,23 @@ class Files:
             )
             return FileList(
                 files=[described(one, posixpath.join(path, one.name)) for one in found],
-                next_cursor=_encoded(found[-1].name) if has_more and found else None,
+                next_cursor=cursor_of(found[-1].name) if has_more and found else None,
             )
 
         return await self._do(order, work)
 
     async def find(self, order: FileFind) -> FileFindings:
-        return await self._delegate(order, Find(path=self._sent(order), order=order), _findings)
+        return await self._delegate(
+            order, Find(path=_sent(self._path(order)), order=order), _findings
+        )
 
     async def search(self, order: FileSearch) -> FileMatches:
-        return await self._delegate(order, Search(path=self._sent(order), order=order), _matches)
+        return await self._delegate(
+            order, Search(path=_sent(self._path(order)), order=order), _matches
+        )
 
     async def replace(self, order: FileReplace) -> FileReplacements:
-        wanted = Replace(path=self._sent(order), order=order)
+        wanted = Replace(path=_sent(self._path(order)), order=order)
         return await self._delegate(order, wanted, _replacements)
 
     async def pack(self, order: FileArchive) -> AsyncGenerator[bytes, None]:
@@ -207,9 +216,6 @@ class Files:
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise NameInvalid(f"The path is longer than {MAX_PATH_BYTES} bytes.")
         return path
-
-    def _sent(self, place: FilePlace) -> str:
-        return os.fsencode(self._path(place)).decode("latin-1")
 
     async def _delegate(
         self, place: FilePlace, order: FileOrder, answer: msgspec.json.Decoder[T]
@@ -346,8 +352,9 @@ class Files:
             await group.close()
 
 
-def _encoded(name: str) -> str:
-    return base64.b64encode(os.fsencode(name)).decode()
+def _sent(path: str) -> str:
+    """As delegates are told of it: each byte is one character."""
+    return os.fsencode(path).decode("latin-1")
 
 
 def _decoded(text: str, field: str) -> str:

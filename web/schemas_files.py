@@ -41,6 +41,8 @@ class FileDeleteQuery(FileQuery, frozen=True, kw_only=True):
 class FileListQuery(FileQuery, frozen=True, kw_only=True):
     """Which directory, and from where on."""
 
+    recursive: bool = False
+    """Also what is below, links not followed: each directory before what is in it."""
     hidden: bool = False
     limit: Limit = 1000
     cursor: str | None = None

@@ -86,6 +86,8 @@ class FileDeletion(FilePlace, frozen=True):
 class FileListing(FilePlace, frozen=True):
     """By name, in the order of code points."""
 
+    recursive: bool = False
+    """Also what is below, links not followed: each directory before what is in it."""
     hidden: bool = False
     limit: Limit = 1000
     cursor: str | None = None
@@ -161,6 +163,8 @@ class FileEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_
     modified_at: str
     target: str | None = None
     """Of a symbolic link."""
+    relative_path: str | None = None
+    """From the directory that was listed, where that was recursive."""
     name_base64: str | None = None
     path_base64: str | None = None
     target_base64: str | None = None

@@ -280,6 +280,51 @@ def test_a_long_listing_comes_page_by_page(
     assert found == [f"{number:03}" for number in range(1, 251)]
 
 
+def tree(http: httpx.Client, path: object, **query: str | int) -> list[str]:
+    """What is below, by all pages."""
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = listed(http, path, recursive=True, **query, **cursor)
+        found += [one["relativePath"] for one in page["files"]]
+        if "nextCursor" not in page:
+            return found
+        assert len(page["files"]) == query["limit"]
+        cursor = {"cursor": page["nextCursor"]}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 1000])
+def test_a_tree_is_listed_in_pages_of_any_size(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime, limit: int
+) -> None:
+    runtime.as_user(
+        "mkdir -p a/b/c a.d closed/x .h; touch a/b/1 a/b/c/2 a/z a.d/3 .h/4 'e f';"
+        " ln -s .. a/up; chmod 0 closed",
+        directory,
+    )
+    visible = ["a", "a/b", "a/b/1", "a/b/c", "a/b/c/2", "a/up", "a/z", "a.d", "a.d/3"]
+
+    assert tree(http, directory, limit=limit) == [*visible, "closed", "e f"]
+    hidden = tree(http, directory, limit=limit, hidden=True)
+    assert hidden == [".h", ".h/4", *visible, "closed", "e f"]
+    whole = listed(http, directory, recursive=True)["files"]
+    assert [one["path"] for one in whole][:2] == [f"{directory}/a", f"{directory}/a/b"]
+
+
+def test_a_listing_goes_on_behind_an_entry_that_has_gone(
+    http: httpx.Client, directory: Path, runtime: RunningRuntime
+) -> None:
+    runtime.as_user("mkdir -p a/b; touch a/b/1 a/b/2 a/c d", directory)
+    cursor = listed(http, directory, recursive=True, limit=3)["nextCursor"]
+
+    runtime.as_user("rm -r a/b", directory)
+
+    rest = listed(http, directory, recursive=True, cursor=cursor)["files"]
+    assert [one["relativePath"] for one in rest] == ["a/c", "d"]
+    no_directory = http.get("/files/list", params={"path": f"{directory}/d", "recursive": True})
+    assert refused(no_directory) == (400, "not_a_directory")
+
+
 def test_times_have_a_zone(http: httpx.Client, directory: Path, runtime: RunningRuntime) -> None:
     runtime.as_user(
         "touch -d '2001-02-03 04:05:06.5 UTC' old; touch -d @99999999999999 far", directory
