@@ -8,8 +8,9 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
 
 import msgspec
 
@@ -41,7 +42,7 @@ SNIFFED_BYTES = 8192
 def list_tree(path: str, order: FileListing, *, after: str) -> FileList:
     files: list[FileEntry] = []
     size, last = 0, ""
-    for below, found in _in_order(path, hidden=order.hidden, after=after):
+    for below, found in _in_order(path, hidden=order.hidden, after=after, limit=order.limit + 1):
         if len(files) == order.limit or size > MAX_ANSWER_CHARS:
             return FileList(files=files, next_cursor=cursor_of(last))
         whole = posixpath.join(path, below)
@@ -116,8 +117,8 @@ def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, Found]]:
             waiting += reversed(deeper)
 
 
-def _in_order(path: str, *, hidden: bool, after: str) -> Iterator[tuple[str, Found]]:
-    """The same, each directory before what is in it, from behind the path `after` on."""
+def _in_order(path: str, *, hidden: bool, after: str, limit: int) -> Iterator[tuple[str, Found]]:
+    """The same, each directory before what is in it: `limit` at least, from behind `after` on."""
     last = after.split("/") if after else []
     with _readable(path) as root:
         waiting: list[tuple[str, Found | None]] = [("", None)]
@@ -131,9 +132,10 @@ def _in_order(path: str, *, hidden: bool, after: str) -> Iterator[tuple[str, Fou
                 if not stat.S_ISDIR(found.status.st_mode):
                     continue
             first = last[len(parts)] if leads_to_last and len(parts) < len(last) else ""
-            for one in reversed(_entries(root, below, hidden=hidden)):
-                if one.name >= first:
-                    waiting.append((posixpath.join(below, one.name), one))
+            with closing(_entries(root, below, hidden=hidden, first=first)) as entries:
+                # No more than can be asked for, and the one that was the last.
+                nearest = list(islice(entries, limit + 1))
+            waiting += [(posixpath.join(below, one.name), one) for one in reversed(nearest)]
 
 
 @contextmanager
@@ -144,17 +146,23 @@ def _readable(path: str) -> Iterator[int]:
         yield root
 
 
-def _entries(root: int, directory: str, *, hidden: bool) -> list[Found]:
-    """By name; none where it may not be read or has gone."""
+def _entries(
+    root: int, directory: str, *, hidden: bool, first: str = ""
+) -> Generator[Found, None, None]:
+    """By name, from `first` on; none where it may not be read or has gone."""
     try:
         descriptor = open_below(root, directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
-        return []
+        return
     try:
         with os.scandir(descriptor) as entries:
-            names = sorted(one.name for one in entries)
-        shown = (name for name in names if hidden or not name.startswith("."))
-        return [one for name in shown if (one := look_in(descriptor, name)) is not None]
+            names = sorted(one.name for one in entries if one.name >= first)
+        for name in names:
+            if name.startswith(".") and not hidden:
+                continue
+            found = look_in(descriptor, name)
+            if found is not None:
+                yield found
     finally:
         os.close(descriptor)
 
