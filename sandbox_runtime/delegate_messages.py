@@ -126,37 +126,36 @@ class Refused(Message, frozen=True, tag="refused"):
     """Git's own."""
 
 
-class Find(Message, frozen=True, tag="find"):
-    """Answered by `Done` with `FileFindings`, or `Refused`."""
+class FileMessage(Message, frozen=True):
+    """What is to be done at a path, or below it."""
 
     path: str
     """Absolute; each byte of it is one character."""
+
+
+class Find(FileMessage, frozen=True, tag="find"):
+    """Answered by `Done` with `FileFindings`, or `Refused`."""
+
     order: FileFind
 
 
-class Search(Message, frozen=True, tag="search"):
+class Search(FileMessage, frozen=True, tag="search"):
     """Answered by `Done` with `FileMatches`, or `Refused`."""
 
-    path: str
-    """As in `Find`."""
     order: FileSearch
 
 
-class Replace(Message, frozen=True, tag="replace"):
+class Replace(FileMessage, frozen=True, tag="replace"):
     """Answered by `Done` with `FileReplacements`, or `Refused`."""
 
-    path: str
-    """As in `Find`."""
     order: FileReplace
 
 
-class ListTree(Message, frozen=True, tag="list_tree"):
+class ListTree(FileMessage, frozen=True, tag="list_tree"):
     """Answered by `Done` with `FileList`, or `Refused`."""
 
-    path: str
-    """As in `Find`."""
     after: str
-    """A path below it, as that, which was the last of the page before; empty for the first."""
+    """A path below it, in bytes as that, which was the last of the page before; else empty."""
     order: FileListing
 
 

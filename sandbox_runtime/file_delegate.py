@@ -37,23 +37,26 @@ def _work(channel: Channel) -> None:
 
 def _answer(order: FileOrder) -> Done | Refused:
     try:
-        path = _received(order.path)
-        match order:
-            case ListTree(order=wanted, after=after):
-                listed = list_tree(path, wanted, after=_received(after))
-                return Done(answer=msgspec.Raw(msgspec.json.encode(listed)))
-            case Find(order=wanted):
-                return Done(answer=msgspec.Raw(msgspec.json.encode(find(path, wanted))))
-            case Search(order=wanted):
-                return Done(answer=msgspec.Raw(msgspec.json.encode(search(path, wanted))))
-            case Replace(order=wanted):
-                return Done(answer=msgspec.Raw(msgspec.json.encode(replace(path, wanted))))
+        return Done(answer=msgspec.Raw(msgspec.json.encode(_done(order))))
     except RuntimeFault as fault:
         return _refused(fault)
     except re.error as error:
         return _refused(InvalidRequest(f"text is no regular expression: {error}"))
     except OSError as error:
         return _refused(fault_of(error.errno or 0, error.strerror or str(error)))
+
+
+def _done(order: FileOrder) -> msgspec.Struct:
+    path = _received(order.path)
+    match order:
+        case Find(order=wanted):
+            return find(path, wanted)
+        case Search(order=wanted):
+            return search(path, wanted)
+        case Replace(order=wanted):
+            return replace(path, wanted)
+        case ListTree(order=wanted, after=after):
+            return list_tree(path, wanted, after=_received(after))
 
 
 def _received(path: str) -> str:

@@ -32,28 +32,25 @@ def replace(path: str, order: FileReplace) -> FileReplacements:
     size, truncated = 0, False
     for whole, file in text_files(path, pattern=order.pattern, hidden=order.hidden):
         shown_path, path_base64 = text_of(whole)
-        size += len(whole)
-        has_room = len(files) + len(failed) < MAX_LISTED and size <= MAX_ANSWER_CHARS
+        one: FileReplacement | FileNotReplaced
         try:
             count = _replace_in(whole, file, expression, template)
+            if not count:
+                continue
+            one = FileReplacement(path=shown_path, count=count, path_base64=path_base64)
         except RuntimeFault as fault:
             if whole == path:
                 raise
-            truncated |= not has_room
-            if has_room:
-                failed.append(
-                    FileNotReplaced(
-                        path=shown_path,
-                        code=fault.code,
-                        message=fault.message,
-                        path_base64=path_base64,
-                    )
-                )
-            continue
-        if count:
-            truncated |= not has_room
-            if has_room:
-                files.append(FileReplacement(path=shown_path, count=count, path_base64=path_base64))
+            one = FileNotReplaced(
+                path=shown_path, code=fault.code, message=fault.message, path_base64=path_base64
+            )
+        size += len(whole)
+        if len(files) + len(failed) == MAX_LISTED or size > MAX_ANSWER_CHARS:
+            truncated = True
+        elif isinstance(one, FileReplacement):
+            files.append(one)
+        else:
+            failed.append(one)
     return FileReplacements(files, failed, truncated)
 
 

@@ -207,7 +207,7 @@ class FileReplacement(
 class FileNotReplaced(
     msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True
 ):
-    """A file that has the text and is as it was."""
+    """A file that may have the text, and is as it was."""
 
     path: str
     code: str
