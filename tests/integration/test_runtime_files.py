@@ -29,12 +29,6 @@ def runtime() -> Iterator[RunningRuntime]:
         yield runtime
 
 
-@pytest.fixture(scope="module")
-def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
-    with runtime.http() as client:
-        yield client
-
-
 @pytest.fixture
 def directory(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
     """An empty one of the user's."""

@@ -30,12 +30,6 @@ def runtime() -> Iterator[RunningRuntime]:
         yield runtime
 
 
-@pytest.fixture(scope="module")
-def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
-    with runtime.http() as client:
-        yield client
-
-
 @pytest.fixture
 def repository(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
     """One commit on `trunk`, made by the sandbox's user."""

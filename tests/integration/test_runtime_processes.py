@@ -40,12 +40,6 @@ def runtime() -> Iterator[RunningRuntime]:
         yield runtime
 
 
-@pytest.fixture(scope="module")
-def http(runtime: RunningRuntime) -> Iterator[httpx.Client]:
-    with runtime.http() as client:
-        yield client
-
-
 @pytest.fixture(autouse=True)
 def _nothing_runs_after_a_test(http: httpx.Client) -> Iterator[None]:
     yield
