@@ -55,6 +55,22 @@ def counting(api: Client, box: str, **options: object) -> tuple[str, Reader]:
     return job_id, reader
 
 
+def snapshot(client: redis.Redis, keys: list[str]) -> dict[str, bytes]:
+    """All of one moment, as Redis saves it: no event comes between."""
+    with client.pipeline() as moment:
+        for key in keys:
+            moment.dump(key)
+        return dict(zip(keys, moment.execute(), strict=True))
+
+
+def put_back(client: redis.Redis, values: dict[str, bytes]) -> None:
+    """At one moment, too."""
+    with client.pipeline() as moment:
+        for key, value in values.items():
+            moment.restore(key, 0, value, replace=True)
+        moment.execute()
+
+
 def assert_counted(reader: Reader) -> None:
     received = reader.whole()
     assert stdout_of(received) == COUNTED
@@ -149,7 +165,7 @@ def test_what_redis_forgot_of_a_finished_step_is_told_again_at_once_and_in_order
     platform: Platform, api: Client, archive: str
 ) -> None:
     steps = [
-        {"name": "first", "commands": ["echo one", "read -t 1 || true", "echo two"]},
+        {"name": "first", "commands": ["echo one", "read -t 0.3 || true", "echo two"]},
         {"name": "second", "commands": [COUNT]},
     ]
     job_id = api.submit("/v1/builds", {"archive": archive, "steps": steps})
@@ -157,10 +173,9 @@ def test_what_redis_forgot_of_a_finished_step_is_told_again_at_once_and_in_order
     reader = Reader(api, job_id)
     with redis.Redis.from_url(platform.redis_url) as client:
         wait_for(lambda: "one\n" in stdout_of(reader.received), "the first step runs")
-        before = [client.dump(key) for key in keys]
+        before = snapshot(client, keys)
         wait_for(lambda: "1\n" in stdout_of(reader.received), "the second step runs")
-        for key, value in zip(keys, before, strict=True):
-            client.restore(key, 0, value, replace=True)
+        put_back(client, before)
 
     # Long before the job's lease lapses.
     wait_for(lambda: not reader.is_alive(), "the build ends", deadline_s=20)
@@ -202,10 +217,9 @@ def test_a_record_of_a_sandbox_that_its_node_does_not_have_ends_as_lost(
     made = api.sandbox("ghost")
     with redis.Redis.from_url(platform.redis_url) as client:
         key = f"cf:sandbox:{made['id']}"
-        before = {name: client.dump(name) for name in (key, f"{key}:events")}
+        before = snapshot(client, [key, f"{key}:events"])
         api.remove("ghost")
-        for name, value in before.items():
-            client.restore(name, 0, value, replace=True)
+        put_back(client, before)
         client.sadd("cf:node:node-1:sandboxes", made["id"])
 
         wait_for(lambda: client.hget(key, "state") == b"failed", "it is missed")
