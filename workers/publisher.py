@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import structlog
@@ -78,7 +79,8 @@ class Settling(NamedTuple):
 
     job_id: str
     held: HeldJob | None
-    """None: an earlier worker told it. Where it is not kept, who resumes the job tells it."""
+    """None: an earlier worker told it. Where it is not kept, who resumes the job tells it; so it is
+    where this one has been let go."""
     client: RuntimeClient
     execution: str
     n: int
@@ -154,6 +156,8 @@ class Publisher:
                             return last
                 reason = "its stream ended early"
             except ExecutionForgotten as fault:
+                with suppress(RuntimeFault):  # It may have ended, too.
+                    place.client.cancel(execution, CancelReason.SUPERSEDED)
                 return _error(fault, "output_lost")
             except RuntimeUnreachable as fault:
                 reason = fault.message
@@ -275,7 +279,7 @@ class Publisher:
         for item, kept_n in zip(due.values(), kept, strict=True):
             if kept_n >= item.n:
                 acks.setdefault(item.client, {})[item.execution] = item.n
-            elif item.held is not None:
+            elif item.held is not None and not item.held.let_go:
                 forgotten.append((item, item.held, kept_n))
         for client, numbers in acks.items():
             self._acknowledger.tell(client, numbers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 import redis
@@ -18,6 +19,12 @@ COUNT = "for i in $(seq 120); do echo $i; sleep 0.05; done"
 COUNTED = "".join(f"{n}\n" for n in range(1, 121))
 TOLD_ENOUGH = 20
 """Events after which something is killed."""
+
+
+TWO_STEPS = [
+    {"name": "first", "commands": ["echo one", "until [ -e go ]; do sleep 0.01; done", "echo two"]},
+    {"name": "second", "commands": [COUNT]},
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +60,25 @@ def counting(api: Client, box: str, **options: object) -> tuple[str, Reader]:
     reader = Reader(api, job_id)
     wait_for(lambda: len(reader.received) > TOLD_ENOUGH, "the job counts")
     return job_id, reader
+
+
+def runtime_of(platform: Platform, sandbox_id: str) -> RuntimeClient:
+    directory = SandboxDirectory(platform.state_dir / "sandboxes", sandbox_id)
+    return RuntimeClient(directory.socket, (directory.run / "token").read_text())
+
+
+def let_go_on(platform: Platform, build_id: str) -> None:
+    """The first of the two steps."""
+    volume = SandboxDirectory(platform.state_dir / "sandboxes", build_id).volume
+    (volume / "workspace/source/go").touch()
+
+
+def take_until(events: Iterator[Received], stdout: str) -> list[Received]:
+    """What came up to the first output of this text."""
+    seen: list[Received] = []
+    while not (seen and stdout in seen[-1].event.get("data", "")):
+        seen.append(next(events))
+    return seen
 
 
 def snapshot(client: redis.Redis, keys: list[str]) -> dict[str, bytes]:
@@ -164,16 +190,13 @@ def test_a_build_goes_on_where_its_killed_worker_left_it(
 def test_what_redis_forgot_of_a_finished_step_is_told_again_at_once_and_in_order(
     platform: Platform, api: Client, archive: str
 ) -> None:
-    steps = [
-        {"name": "first", "commands": ["echo one", "read -t 0.3 || true", "echo two"]},
-        {"name": "second", "commands": [COUNT]},
-    ]
-    job_id = api.submit("/v1/builds", {"archive": archive, "steps": steps})
+    job_id = api.submit("/v1/builds", {"archive": archive, "steps": TWO_STEPS})
     keys = [f"cf:job:{job_id}", f"cf:job:{job_id}:events"]
     reader = Reader(api, job_id)
     with redis.Redis.from_url(platform.redis_url) as client:
         wait_for(lambda: "one\n" in stdout_of(reader.received), "the first step runs")
         before = snapshot(client, keys)
+        let_go_on(platform, job_id)
         wait_for(lambda: "1\n" in stdout_of(reader.received), "the second step runs")
         put_back(client, before)
 
@@ -184,6 +207,36 @@ def test_what_redis_forgot_of_a_finished_step_is_told_again_at_once_and_in_order
     late = api.follow_to_the_end(job_id)
     assert [one.event["type"] for one in late] == [one.event["type"] for one in reader.received]
     assert stdout_of(late) == stdout_of(reader.received)
+
+
+@pytest.mark.parametrize("comes_back", [False, True], ids=["who stays", "who comes back"])
+def test_of_what_redis_forgot_and_nobody_keeps_every_reader_is_told_that_it_is_lost(
+    platform: Platform, api: Client, archive: str, *, comes_back: bool
+) -> None:
+    job_id = api.submit("/v1/builds", {"archive": archive, "steps": TWO_STEPS})
+    keys = [f"cf:job:{job_id}", f"cf:job:{job_id}:events"]
+    with redis.Redis.from_url(platform.redis_url) as client, api.following(job_id) as events:
+        seen = take_until(events, "one\n")
+        before = snapshot(client, keys)
+        let_go_on(platform, job_id)
+        with closing(runtime_of(platform, job_id)) as runtime:
+            second = f"{job_id}.1.step-2"
+            wait_for(
+                lambda: [one.id for one in runtime.executions()] == [second],
+                "the first step's output is acknowledged",
+            )
+        put_back(client, before)
+        if not comes_back:
+            seen += events
+
+    if comes_back:
+        seen = api.follow_to_the_end(job_id, received=seen, deadline_s=20)
+
+    assert [one.event.get("code") for one in seen if one.event["type"] == "error"] == [
+        "output_lost"
+    ]
+    late = api.follow_to_the_end(job_id)
+    assert (late[-1].id, late[-1].event) == (seen[-1].id, seen[-1].event)
 
 
 def test_a_removal_that_its_node_was_never_told_of_is_carried_out(
@@ -258,16 +311,14 @@ def test_a_silent_job_that_was_cancelled_while_no_worker_ran_is_ended_by_the_nex
 def test_what_a_killed_worker_owed_a_runtime_is_acknowledged_by_the_next(
     platform: Platform, api: Client, box: str
 ) -> None:
-    directory = SandboxDirectory(platform.state_dir / "sandboxes", api.sandbox(box)["id"])
-    runtime = RuntimeClient(directory.socket, (directory.run / "token").read_text())
-    api.exec(box, "echo told")
-    assert runtime.executions()
+    with closing(runtime_of(platform, api.sandbox(box)["id"])) as runtime:
+        api.exec(box, "echo told")
+        assert runtime.executions()
 
-    platform.kill("worker")
-    platform.start("worker")
+        platform.kill("worker")
+        platform.start("worker")
 
-    wait_for(lambda: not runtime.executions(), "nothing is kept any more")
-    runtime.close()
+        wait_for(lambda: not runtime.executions(), "nothing is kept any more")
 
 
 def test_a_second_worker_is_refused_a_node_that_is_served(platform: Platform) -> None:

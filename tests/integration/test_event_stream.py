@@ -323,6 +323,35 @@ def test_following_a_job_whose_events_have_expired_says_so(bench: Bench, hub: Hu
         next(follow(bench.stream, subscription, writer.job_id, heartbeat_s=5))
 
 
+def test_a_follower_who_saw_more_than_redis_kept_is_told_the_end_at_once(
+    bench: Bench, hub: Hub
+) -> None:
+    writer = bench.claimed()
+    subscription = hub.subscribe(channel_of(writer.job_id))
+    ahead = follow(
+        bench.stream, subscription, writer.job_id, after=EventId(1, 90), heartbeat_s=0.05
+    )
+    assert next(ahead) is None
+
+    bench.stream.append(writer, "e", [START, out(2)])
+    bench.stream.append(writer, "e", [end(3)])
+
+    [told] = [event for event in ahead if event]
+    assert (told.id, told.type) == (EventId(1, 3), "complete")
+
+
+def test_a_follower_who_comes_back_ahead_of_an_ended_stream_is_told_the_end(
+    bench: Bench, hub: Hub
+) -> None:
+    writer = bench.claimed()
+    bench.stream.append(writer, "e", [START, end(2)])
+
+    subscription = hub.subscribe(channel_of(writer.job_id))
+    ahead = follow(bench.stream, subscription, writer.job_id, after=EventId(1, 90), heartbeat_s=5)
+
+    assert [event.id for event in ahead if event] == [EventId(1, 2)]
+
+
 def test_following_an_unknown_job_says_so_when_its_record_is_looked_for(bench: Bench) -> None:
     with pytest.raises(JobNotFound):
         bench.stream.is_over(new_id())

@@ -150,11 +150,9 @@ class EventStream:
         """Up to `limit` events that follow `after`, oldest first."""
         return _read(self._client, events_key(job_id), after, limit)
 
-    def last_id(self, job_id: str) -> EventId:
-        """The id of the newest event; `BEFORE_ALL` where there is none."""
-        with store_errors():
-            entries = self._client.xrevrange(events_key(job_id), count=1)
-        return _id(entries[0][0]) if entries else BEFORE_ALL
+    def last(self, job_id: str) -> PublishedEvent | None:
+        """The newest event; None where none is kept."""
+        return _last(self._client, events_key(job_id))
 
     def is_over(self, job_id: str) -> bool:
         """Whether its terminal event is there, or was. Raises `JobNotFound`."""
@@ -177,6 +175,10 @@ class SandboxEventStream:
         """Up to `limit` events that follow `after`, oldest first."""
         return _read(self._client, sandbox_events_key(sandbox_id), after, limit)
 
+    def last(self, sandbox_id: str) -> PublishedEvent | None:
+        """The newest event; None where none is kept."""
+        return _last(self._client, sandbox_events_key(sandbox_id))
+
     def is_over(self, sandbox_id: str) -> bool:
         """Whether its terminal event is there, or was. Raises `SandboxNotFound`."""
         with store_errors():
@@ -192,6 +194,8 @@ class Events(Protocol):
     def read(
         self, of: str, after: EventId = BEFORE_ALL, limit: int = PAGE_EVENTS, /
     ) -> list[PublishedEvent]: ...
+
+    def last(self, of: str, /) -> PublishedEvent | None: ...
 
     def is_over(self, of: str, /) -> bool: ...
 
@@ -369,6 +373,9 @@ def follow(
     `is_new`: the subscription was sent before the job was submitted, so there is nothing in the
     stream that it does not tell. Yields None after each `heartbeat_s` without an event.
 
+    Who has seen more than Redis kept, it having fallen back by more than could be told again, is
+    given the terminal event all the same, whatever its number.
+
     Raises `EventsExpired` where all has ended and its events are no longer kept,
     `JobNotFound` or `SandboxNotFound`, `StoreUnavailable`.
     """
@@ -390,7 +397,8 @@ def follow(
                 # The end came between the two looks, or the stream is gone. It raises where all
                 # is gone: a Redis that was emptied tells nobody, and no reader is to wait for ever.
                 if not stream.read(of, last, 1):
-                    raise EventsExpired(f"The events of {of} are no longer kept.")
+                    yield _end_before(stream, of, last)
+                    return
                 read_again = True
             if read_again:
                 continue
@@ -402,15 +410,23 @@ def follow(
             continue
         for message in messages:
             event = _published(message)
-            if event.id <= last:
+            if event.id <= last and not event.is_terminal:
                 continue
-            if not _follows(event.id, last):
+            if event.id > last and not _follows(event.id, last):
                 read_again = True
                 break
             last = event.id
             yield event
             if event.is_terminal:
                 return
+
+
+def _end_before(stream: Events, of: str, last: EventId) -> PublishedEvent:
+    """The terminal event of a stream that ends before `last`. Raises `EventsExpired`."""
+    end = stream.last(of)
+    if end is None or end.id >= last:
+        raise EventsExpired(f"The events of {of} are no longer kept.")
+    return end
 
 
 def channel_of(job_id: str) -> str:
@@ -424,10 +440,17 @@ def events_key(job_id: str) -> str:
 def _read(client: RedisClient, key: str, after: EventId, limit: int) -> list[PublishedEvent]:
     with store_errors():
         entries = client.xrange(key, f"({after}", "+", count=limit)
-    return [
-        PublishedEvent(_id(entry_id), fields[b"t"].decode(), fields[b"e"])
-        for entry_id, fields in entries
-    ]
+    return [_event(entry_id, fields) for entry_id, fields in entries]
+
+
+def _last(client: RedisClient, key: str) -> PublishedEvent | None:
+    with store_errors():
+        entries = client.xrevrange(key, count=1)
+    return _event(*entries[0]) if entries else None
+
+
+def _event(entry_id: bytes, fields: dict[bytes, bytes]) -> PublishedEvent:
+    return PublishedEvent(_id(entry_id), fields[b"t"].decode(), fields[b"e"])
 
 
 def _follows(event_id: EventId, last: EventId) -> bool:
