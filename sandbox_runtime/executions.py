@@ -34,8 +34,9 @@ from sandbox_runtime.protocol.requests import (
 )
 from sandbox_runtime.sessions import check
 
-MAX_EXECUTIONS = 512
-"""That run, or that ended and were not acknowledged."""
+MAX_EXECUTIONS = 4096
+"""That run, or that ended and were not acknowledged: a worker takes some 2 s to do so, in which a
+quick caller has run hundreds."""
 
 ABANDONED_AFTER_S = 600.0
 """An ended execution that nobody has acknowledged for so long makes room where it is needed."""

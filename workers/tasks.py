@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import structlog
@@ -14,23 +17,40 @@ from workers.contract.queue import PLACE_TASK, PRUNE_TASK, task_name
 from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
 
+TELL_STARTS_S = 0.2
+
 log = structlog.get_logger(__name__)
 
 
 class Starts:
-    """Tells Flower that tasks were started, which Celery's threads pool does not."""
+    """Tells Flower that tasks were started, which Celery's threads pool does not.
+
+    A little later, and many at a time: at once it would wake Celery's loop beside a job that has
+    just begun. Flower puts the two in order by their times.
+    """
 
     def __init__(self) -> None:
-        self._consumer: Any = None
+        self._untold: SimpleQueue[tuple[str, float]] = SimpleQueue()
 
     def listen(self, sender: Any, **_: Any) -> None:
         """For Celery's signal `worker_ready`, which comes with the consumer."""
-        self._consumer = sender
+        threading.Thread(target=self._run, args=(sender,), name="starts", daemon=True).start()
 
     def tell(self, task_id: str) -> None:
-        dispatcher = getattr(self._consumer, "event_dispatcher", None)
+        self._untold.put((task_id, time.time()))
+
+    def _run(self, consumer: Any) -> None:
+        while True:
+            task_id, started_at = self._untold.get()
+            time.sleep(TELL_STARTS_S)
+            self._send(consumer, task_id, started_at)
+            while not self._untold.empty():
+                self._send(consumer, *self._untold.get())
+
+    def _send(self, consumer: Any, task_id: str, started_at: float) -> None:
+        dispatcher = getattr(consumer, "event_dispatcher", None)
         if dispatcher is not None:
-            dispatcher.send("task-started", uuid=task_id)
+            dispatcher.send("task-started", uuid=task_id, timestamp=started_at)
 
 
 def register(

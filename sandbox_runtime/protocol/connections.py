@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sandbox_runtime.protocol.errors import RuntimeUnreachable
 
@@ -37,9 +38,20 @@ class Connection(http.client.HTTPConnection):
         super().__init__("runtime", timeout=timeout_s)
         self._dial = dial
         self._timeout_s = timeout_s
+        self._body = b""
 
     def connect(self) -> None:
         self.sock = self._dial(self._timeout_s)
+
+    def endheaders(self, message_body: Any = None, *, encode_chunked: bool = False) -> None:
+        """A body that is there goes out in one piece with the head: its listener wakes once."""
+        if isinstance(message_body, bytes):
+            self._body, message_body = message_body, None
+        super().endheaders(message_body, encode_chunked=encode_chunked)
+
+    def send(self, data: Any) -> None:
+        body, self._body = self._body, b""
+        super().send(data + body if body else data)
 
 
 class Connections:

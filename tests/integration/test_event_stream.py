@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from sandbox_runtime.protocol.events import Complete, Conclusion, Error, Start, Stdout
+from tests.client import wait_for
 from tests.redis_server import RedisServer
 from workers.contract.connection import RedisClient, connect
 from workers.contract.errors import EventsExpired, JobNotFound
@@ -294,6 +295,32 @@ def test_a_reader_that_comes_back_goes_on_behind_the_last_event_it_saw(
     rest = follow(bench.stream, subscription, writer.job_id, after=EventId(1, 2), heartbeat_s=5)
 
     assert [event.id.seq for event in rest if event] == [3, 4]
+
+
+@pytest.mark.parametrize("others", [0, 1], ids=["the last reader", "one of many"])
+def test_redis_sends_nothing_of_a_job_that_nobody_reads_any_more(
+    bench: Bench, hub: Hub, others: int
+) -> None:
+    for n in range(others):
+        assert hub.subscribe(f"other-{n}").confirmed.wait(5)
+    subscription = hub.subscribe("left")
+    assert subscription.confirmed.wait(5)
+
+    hub.unsubscribe(subscription)
+
+    wait_for(lambda: bench.client.pubsub_numsub("left") == [(b"left", 0)], "it is told")
+
+
+def test_a_channel_that_is_left_and_taken_up_again_is_heard(bench: Bench, hub: Hub) -> None:
+    first = hub.subscribe("again")
+    assert first.confirmed.wait(5)
+
+    hub.unsubscribe(first)
+    second = hub.subscribe("again")
+    assert second.confirmed.wait(5)
+    bench.client.publish("again", "heard")
+
+    wait_for(lambda: b"heard" in (second.take(0.1) or []), "it is heard")
 
 
 def test_a_follower_that_lags_is_bounded_and_still_sees_everything(bench: Bench, hub: Hub) -> None:

@@ -260,6 +260,8 @@ class Hub:
         )
         self._lock = threading.Lock()
         self._subscriptions: dict[str, set[Subscription]] = {}
+        self._dropped: set[str] = set()
+        """Channels that nobody reads any more, and Redis was not told of yet."""
         # Not redis-py's PubSub: that one connects anew without a word, and messages are missed.
         self._connection: RedisConnection | None = None
         self._wake = threading.Event()
@@ -280,7 +282,8 @@ class Hub:
             first = not readers
             readers.add(subscription)
             if first:
-                subscription.sent = self._send("SUBSCRIBE", channel)
+                self._dropped.discard(channel)
+                subscription.sent = self._send(("SUBSCRIBE", channel))
             elif any(reader.confirmed.is_set() for reader in readers):
                 subscription.sent = True
                 subscription.confirmed.set()
@@ -293,13 +296,19 @@ class Hub:
             readers.discard(subscription)
             if not readers:
                 self._subscriptions.pop(subscription.channel, None)
-                self._send("UNSUBSCRIBE", subscription.channel)
+                # Redis is told with the next that it is told: each message costs as much as this.
+                self._dropped.add(subscription.channel)
 
-    def _send(self, command: str, channel: str) -> bool:
+    def _send(self, *commands: tuple[str, ...]) -> bool:
+        """With what else Redis is to be told. The lock is held."""
         if self._connection is None:
             return False  # `_connect` subscribes to all that is asked for.
+        if self._dropped:
+            commands = (("UNSUBSCRIBE", *self._dropped), *commands)
+            self._dropped.clear()
         try:
-            self._connection.send_command(command, channel, check_health=False)
+            packed = self._connection.pack_commands(commands)
+            self._connection.send_packed_command(packed, check_health=False)
         except (redis.exceptions.RedisError, OSError):
             return False  # The reading thread meets the same error and connects anew.
         return True
@@ -326,6 +335,7 @@ class Hub:
             with self._lock:
                 for channel in self._subscriptions:
                     connection.send_command("SUBSCRIBE", channel, check_health=False)
+                self._dropped.clear()
                 self._connection = connection
         return self._connection
 
@@ -343,11 +353,17 @@ class Hub:
 
     def _listen(self, connection: RedisConnection) -> None:
         while self._subscriptions and not self._stopped:
-            if not connection.can_read(timeout=HUB_POLL_S):
+            try:
+                answer = connection.read_response(
+                    timeout=HUB_POLL_S, disconnect_on_error=False, push_request=True
+                )
+            except redis.exceptions.TimeoutError:
+                self._tell_of_dropped()
                 continue
-            answer = connection.read_response(disconnect_on_error=False, push_request=True)
             kind, channel, content = answer
             readers = tuple(self._subscriptions.get(channel.decode(), ()))
+            if not readers and kind == b"message":
+                self._tell_of_dropped()
             for reader in readers:
                 if kind == b"message":
                     reader.put(content)
@@ -356,6 +372,12 @@ class Hub:
                         # Anew, after a lost connection: what came between was told to nobody.
                         reader.miss()
                     reader.confirmed.set()
+        self._tell_of_dropped()
+
+    def _tell_of_dropped(self) -> None:
+        with self._lock:
+            if self._dropped:
+                self._send()
 
 
 def follow(
