@@ -27,6 +27,7 @@ from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.ports import PortStore
 from workers.contract.settings import InvalidSettings
 from workers.contract.store import SandboxStore
+from workers.contract.terminals import TerminalStore
 
 REDIS_CONNECTIONS = 16
 BACKLOG = 1024
@@ -67,7 +68,7 @@ async def _serve(settings: Settings, inside: socket.socket, outside: list[socket
         Listener(gate, traffic, max_connections=settings.max_connections)
         for gate in (
             InsideGate(doors, exposures, traffic),
-            OutsideGate(settings.address, doors, exposures),
+            OutsideGate(settings.address, doors, exposures, TerminalStore(client)),
         )
     ]
     servers = [

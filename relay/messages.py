@@ -105,6 +105,11 @@ def without(headers: Iterable[Header], names: frozenset[bytes]) -> list[Header]:
     return [(name, value) for name, value in headers if name.lower() not in names]
 
 
+def only(headers: Iterable[Header], names: frozenset[bytes]) -> list[Header]:
+    """`names` in lower case."""
+    return [(name, value) for name, value in headers if name.lower() in names]
+
+
 def request_bytes(method: bytes, target: bytes, headers: Iterable[Header]) -> bytes:
     return b"%s %s HTTP/1.1\r\n%s\r\n" % (method, target, _lines(headers))
 

@@ -1,7 +1,8 @@
-"""The gate for everybody: previews, for who knows their token."""
+"""The gate for everybody: previews and terminals, for who knows their token."""
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 import socket
@@ -11,11 +12,12 @@ import msgspec
 
 from relay.doors import Doors, PortClosed, SandboxClosed
 from relay.exposures import Exposures
-from relay.messages import Header, RequestHead, end_to_end, without
+from relay.messages import Header, RequestHead, end_to_end, only, without
 from relay.routes import Answered, Route
 from workers.contract.errors import StoreUnavailable
 from workers.contract.previews import PreviewAddress, PreviewName, of_path
 from workers.contract.sandboxes import SandboxState
+from workers.contract.terminals import TerminalName, TerminalStore, of_target
 
 SANDBOX_HEADER = b"X-Sandbox-Name"
 
@@ -44,6 +46,9 @@ _NOT_A_SANDBOXS_TO_SAY = frozenset(
 
 _NOT_AT_A_PATH = frozenset({b"nel", b"report-to", b"service-worker-allowed"})
 """They would hold for other previews of the same origin, too."""
+
+_TO_A_TERMINAL = frozenset({b"sec-websocket-key", b"sec-websocket-version", b"user-agent"})
+_OF_A_TERMINAL = frozenset({b"sec-websocket-accept", b"content-type"})
 
 _KEEPS_THE_TOKEN = (b"Referrer-Policy", b"same-origin")
 """A preview's URL is all that it takes to see it, so other sites are not told."""
@@ -83,16 +88,25 @@ class Refusal(Exception):
 class OutsideGate:
     """For who knows a token; nobody is believed about anything else."""
 
-    def __init__(self, address: PreviewAddress, doors: Doors, exposures: Exposures) -> None:
+    def __init__(
+        self,
+        address: PreviewAddress,
+        doors: Doors,
+        exposures: Exposures,
+        terminals: TerminalStore,
+    ) -> None:
         self._address = address
         self._doors = doors
         self._exposures = exposures
+        self._terminals = terminals
 
     async def route(self, request: RequestHead, peer: str) -> Route:
         try:
             host = _only_host(request)
             if preview := self._address.of_host(host.decode("latin-1")) or _of_path(request):
                 return await self._preview(preview, request, host, peer)
+            if terminal := of_target(request.target.decode("latin-1")):
+                return await self._terminal(terminal, request)
             raise Refusal(404, "preview_not_found", "There is no preview at this address.")
         except Refusal as refusal:
             raise _page(refusal, request) from None
@@ -138,6 +152,33 @@ class OutsideGate:
         headers = self._headers(request, host, name, exposed.sandbox_name, peer)
         return Route((name.sandbox_id, name.port), dial, target, headers, False, answer_headers)
 
+    async def _terminal(self, name: TerminalName, request: RequestHead) -> Route:
+        """The one way to a runtime from outside: to this terminal's WebSocket."""
+        if not await asyncio.to_thread(self._terminals.knows, name):
+            raise Refusal(404, "terminal_not_found", "There is no terminal at this address.")
+        if not request.is_websocket:
+            raise Refusal(426, "websocket_only", "A terminal is spoken to by WebSocket.")
+
+        async def dial() -> socket.socket:
+            try:
+                return await self._doors.dial_runtime(name.sandbox_id)
+            except SandboxClosed:
+                refusal = await self._gone(name.sandbox_id)
+                raise _page(refusal, request) from None
+
+        try:
+            token = self._doors.token(name.sandbox_id)
+        except SandboxClosed:
+            raise await self._gone(name.sandbox_id) from None
+        headers = only(request.headers, _TO_A_TERMINAL)
+        headers += [(b"Host", b"runtime"), (b"Authorization", b"Bearer " + token)]
+        target = f"/terminals/{name.terminal_id}".encode()
+
+        def answer_headers(headers: Iterable[Header]) -> list[Header]:
+            return only(headers, _OF_A_TERMINAL)
+
+        return Route((name.sandbox_id, None), dial, target, headers, False, answer_headers)
+
     async def _dial(self, name: PreviewName) -> socket.socket:
         """Raises `Refusal`."""
         try:
@@ -146,7 +187,14 @@ class OutsideGate:
             message = f"Nothing listens on port {name.port} in this sandbox yet."
             raise Refusal(502, "port_not_listening", message) from None
         except SandboxClosed:
-            raise Refusal(*_GONE[await self._state(name.sandbox_id)]) from None
+            raise await self._gone(name.sandbox_id) from None
+
+    async def _gone(self, sandbox_id: str) -> Refusal:
+        """Why nobody answers there."""
+        try:
+            return Refusal(*_GONE[await self._state(sandbox_id)])
+        except Refusal as refusal:
+            return refusal
 
     async def _state(self, sandbox_id: str) -> SandboxState:
         """Raises `Refusal`."""

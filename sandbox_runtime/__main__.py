@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -24,6 +25,7 @@ from sandbox_runtime.api.files import FileRoutes
 from sandbox_runtime.api.git import GitRoutes
 from sandbox_runtime.api.processes import ProcessRoutes
 from sandbox_runtime.api.status import StatusRoutes
+from sandbox_runtime.api.terminals import TerminalRoutes
 from sandbox_runtime.archives import check_in, unpack
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
@@ -36,6 +38,7 @@ from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.server import Api
 from sandbox_runtime.sessions import Sessions
 from sandbox_runtime.settings import Settings, SettingsError
+from sandbox_runtime.terminals import Terminals
 from sandbox_runtime.user_threads import UserThreads
 
 BACKLOG = 128
@@ -45,6 +48,9 @@ KEEP_ALIVE_S = 30
 
 GRACEFUL_SHUTDOWN_S = 1
 """For readers to take the last events, when the runtime is told to end."""
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""Of what is typed at once."""
 
 BOOT_ID_BYTES = 16
 
@@ -77,6 +83,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     sessions = Sessions(settings, programs)
     contexts = CodeContexts(settings, programs)
     processes = Processes(programs, sessions.directory_of)
+    terminals = Terminals(programs, sessions.directory_of)
     searches = ThreadPoolExecutor(MAX_SEARCHES, "search")
     git = GitPrograms(settings, programs)
     threads = UserThreads(settings, programs)
@@ -103,9 +110,11 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
                 executions=executions,
                 sessions=sessions,
                 processes=processes,
+                terminals=terminals,
                 contexts=contexts,
             ).routes(),
             *ProcessRoutes(processes, searches).routes(),
+            *TerminalRoutes(terminals).routes(),
             *GitRoutes(
                 executions=executions,
                 commands=GitCommands(settings, git, sessions.directory_of),
@@ -117,7 +126,9 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
         uvicorn.Config(
             api,
             http="httptools",
-            ws="none",
+            ws=cast(type[asyncio.Protocol], _websocket),
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
             lifespan="off",
             interface="asgi3",
             log_config=None,
@@ -133,13 +144,20 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     serving.add_done_callback(lambda _: told_to_end.set())  # A server that failed is an end, too.
     await told_to_end.wait()
     await executions.close()
-    await asyncio.gather(sessions.close(), processes.close(), contexts.close())
+    await asyncio.gather(sessions.close(), processes.close(), terminals.close(), contexts.close())
     server.should_exit = True
     await serving
     threads.close()
     await programs.close()
     searches.shutdown(cancel_futures=True)
     settings.socket.unlink(missing_ok=True)
+
+
+def _websocket(**options: Any) -> asyncio.Protocol:
+    """What speaks it takes 1 MB, which sandboxes without terminals do without."""
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+
+    return WSProtocol(**options)
 
 
 class _Server(uvicorn.Server):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import fcntl
 import itertools
 import os
 import signal
 import subprocess
+import termios
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -165,12 +167,14 @@ class UserPrograms:
         group: JobGroup | None,
         user: int = 0,
         as_user: bool = True,
+        controlling_terminal: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Starts a program in a session (setsid) of its own. `cwd` is entered as the user.
 
         Where `cwd` cannot be entered, the program says so on its stderr and exits with 1. Raises
         `OSError` where it cannot be executed. `as_user=False` is for helpers of ours that become
-        the user by themselves. The caller awaits `wait`, or the process stays a zombie.
+        the user by themselves. `controlling_terminal`: its stdin is to be that. The caller awaits
+        `wait`, or the process stays a zombie.
         """
         process = subprocess.Popen(
             argv,
@@ -181,7 +185,9 @@ class UserPrograms:
             pass_fds=pass_fds,
             start_new_session=True,
             # Between fork and exec; safe because we fork from the loop's thread alone.
-            preexec_fn=self._preparation(cwd, group, self.uid_of(user), as_user),
+            preexec_fn=self._preparation(
+                cwd, group, self.uid_of(user), as_user, controlling_terminal
+            ),
         )
         if group is not None:
             group.joined(process.pid)
@@ -210,7 +216,12 @@ class UserPrograms:
         await asyncio.gather(*(group.close() for group in groups))
 
     def _preparation(
-        self, cwd: str, group: JobGroup | None, uid: int, as_user: bool
+        self,
+        cwd: str,
+        group: JobGroup | None,
+        uid: int,
+        as_user: bool,
+        controlling_terminal: bool,
     ) -> Callable[[], None]:
         gid = self._settings.gid
         umask = self.umask
@@ -222,6 +233,8 @@ class UserPrograms:
                 group.join()
             with suppress(OSError):
                 _write("/proc/self/oom_score_adj", b"1000")
+            if controlling_terminal:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
             if switch:
                 os.setgroups([])
                 os.setresgid(gid, gid, gid)

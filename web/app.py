@@ -30,6 +30,7 @@ from web.api.ports import PortRoutes
 from web.api.processes import ProcessRoutes
 from web.api.sandboxes import SandboxRoutes
 from web.api.sessions import SessionRoutes
+from web.api.terminals import TerminalRoutes
 from web.auth import Keys
 from web.cancellation import Cancellation
 from web.door import Door
@@ -47,6 +48,7 @@ from workers.contract.ports import PortStore
 from workers.contract.queue import ControlChannel
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, Hub, SandboxEventStream
+from workers.contract.terminals import TerminalStore
 
 PAGES = "/flower/"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -155,6 +157,12 @@ def create_app(settings: Settings | None = None) -> Flask:
             door=door, sandboxes=sandboxes, max_upload_bytes=settings.max_upload_bytes
         ).operations(),
         *ProcessRoutes(door=door, sandboxes=sandboxes).operations(),
+        *TerminalRoutes(
+            door=door,
+            sandboxes=sandboxes,
+            terminals=TerminalStore(client),
+            address=settings.previews,
+        ).operations(),
         *NodeRoutes(nodes).operations(),
         *HealthRoutes(placement=placement, metrics=metrics).operations(),
         *FlowerRoutes(settings.flower_socket).operations(),

@@ -15,6 +15,7 @@ from sandbox_runtime.http import json_answer, no_content
 from sandbox_runtime.processes import Processes
 from sandbox_runtime.protocol.requests import Pong
 from sandbox_runtime.sessions import Sessions
+from sandbox_runtime.terminals import Terminals
 
 
 class StatusRoutes:
@@ -27,12 +28,14 @@ class StatusRoutes:
         executions: Executions,
         sessions: Sessions,
         processes: Processes,
+        terminals: Terminals,
         contexts: CodeContexts,
     ) -> None:
         self._boot_id = boot_id
         self._executions = executions
         self._sessions = sessions
         self._processes = processes
+        self._terminals = terminals
         self._contexts = contexts
         self._started_at = time.monotonic()
 
@@ -56,7 +59,11 @@ class StatusRoutes:
 
     async def _end_session(self, request: Request) -> Response:
         name = request.path_params["name"]
-        await asyncio.gather(self._sessions.end(name), self._processes.end_session(name))
+        await asyncio.gather(
+            self._sessions.end(name),
+            self._processes.end_session(name),
+            self._terminals.end_session(name),
+        )
         return no_content()
 
     async def _end_context(self, request: Request) -> Response:

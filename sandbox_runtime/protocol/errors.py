@@ -19,6 +19,10 @@ RuntimeFault
 ├── ProcessEnded          the process ended before it did what was waited for
 ├── ProcessWaitTimedOut   the process did not do in time what was waited for
 ├── TooManyProcesses      the sandbox runs as many processes as it may
+├── TerminalNotFound      no terminal has this id
+├── TerminalNotStarted    the program of a terminal cannot be started
+├── TerminalInputRefused  the program on a terminal does not read what is typed
+├── TooManyTerminals      as many terminals, or viewers of one, are there as may be
 ├── IdempotencyConflict   the key was used before, for another request
 ├── GitFault              git cannot do what it was asked; below it, one class for each reason
 └── RuntimeUnreachable    nobody answers on the sandbox's socket, or what answers is not our runtime
@@ -261,6 +265,37 @@ class TooManyProcesses(RuntimeFault):
     code = "too_many_processes"
     http_status = 429
     hint = "End processes that are no longer needed, or use another sandbox."
+
+
+class TerminalNotFound(RuntimeFault):
+    """No terminal has this id."""
+
+    code = "terminal_not_found"
+    http_status = 404
+    hint = "Terminals end with their session and their sandbox; start another."
+
+
+class TerminalNotStarted(RuntimeFault):
+    """The program of a terminal cannot be started."""
+
+    code = "terminal_not_started"
+    http_status = 422
+    hint = "Look at the program's name and the directory."
+
+
+class TerminalInputRefused(RuntimeFault):
+    """The program on a terminal does not read what is typed."""
+
+    code = "terminal_input_refused"
+    http_status = 409
+
+
+class TooManyTerminals(RuntimeFault):
+    """As many terminals, or viewers of one, are there as may be."""
+
+    code = "too_many_terminals"
+    http_status = 429
+    hint = "End terminals that are not needed any more."
 
 
 class IdempotencyConflict(RuntimeFault):

@@ -53,6 +53,11 @@ class PreviewAddress:
     def url(self, name: PreviewName) -> str:
         return f"{self.scheme}://{name.port}-{name.sandbox_id}-{name.token}.{self._authority}/"
 
+    @property
+    def websocket_origin(self) -> str:
+        """Of what is no sandbox's own."""
+        return f"{self.scheme.replace('http', 'ws')}://{self._authority}"
+
     def of_host(self, authority: str) -> PreviewName | None:
         """What a request's Host names, where it is a preview's."""
         host, _, port = authority.lower().partition(":")

@@ -13,6 +13,7 @@
     cf:sandbox:<id>:sessions     hash    name → session, as JSON
     cf:sandbox:<id>:contexts     hash    id → code context, as JSON
     cf:sandbox:<id>:ports        hash    its exposed ports; see `ports.py`
+    cf:sandbox:<id>:terminals    hash    its terminals' tokens; see `terminals.py`
     cf:sandbox:<id>:events       stream  what happened to it, and the channel that tells it; see
                                          `sandbox_events.py`
     cf:sandbox-names:<owner>     hash    name → id
@@ -693,6 +694,7 @@ class SandboxStore:
             f"cf:sandbox:{sandbox.id}:contexts",
             f"cf:sandbox:{sandbox.id}:jobs",
             f"cf:sandbox:{sandbox.id}:ports",
+            f"cf:sandbox:{sandbox.id}:terminals",
         )
         owner_node = node or sandbox.node
         if owner_node:
