@@ -13,7 +13,14 @@ import struct
 import msgspec
 
 from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
-from sandbox_runtime.protocol.files import FileFind, FileListing, FileReplace, FileSearch
+from sandbox_runtime.protocol.files import (
+    FileChange,
+    FileFind,
+    FileListing,
+    FileReplace,
+    FileSearch,
+    FileWatch,
+)
 from sandbox_runtime.protocol.git import GitCommand
 
 MAX_REPORT_BYTES = 24 * 1024 * 1024
@@ -159,8 +166,30 @@ class ListTree(FileMessage, frozen=True, tag="list_tree"):
     order: FileListing
 
 
-FileOrder = Find | Search | Replace | ListTree
-FileReport = Done | Refused | Fault
+class WatchFiles(FileMessage, frozen=True, tag="watch_files"):
+    """Answered by `WatchBegan`, then `Changed` again and again, at the end by `Refused`."""
+
+    order: FileWatch
+
+
+class Version(FileMessage, frozen=True, tag="version"):
+    """Answered by `Done` with `FileVersion`, or `Refused`."""
+
+    order: FileWatch
+
+
+class WatchBegan(Message, frozen=True, tag="watch_began"):
+    """What changes from now on is told."""
+
+
+class Changed(Message, frozen=True, tag="changed"):
+    """What has changed; None: it is not known what."""
+
+    changes: list[FileChange] | None
+
+
+FileOrder = Find | Search | Replace | ListTree | WatchFiles | Version
+FileReport = Done | Refused | WatchBegan | Changed | Fault
 
 GitOrder = Clone | Command
 GitReport = CloneBegan | Progress | Done | Refused | Fault

@@ -8,7 +8,7 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 
@@ -56,8 +56,8 @@ def list_tree(path: str, order: FileListing, *, after: str) -> FileList:
 def find(path: str, order: FileFind) -> FileFindings:
     files: list[FileEntry] = []
     size = 0
-    for below, found in _walk(path, hidden=order.hidden):
-        if not _matches(order.pattern, below):
+    for below, found in walk(path, hidden=order.hidden):
+        if not matches(order.pattern, below):
             continue
         whole = posixpath.join(path, below)
         one = described(found, whole)
@@ -99,10 +99,17 @@ def search(path: str, order: FileSearch) -> FileMatches:
     return FileMatches(matches, truncated=False)
 
 
-def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, Found]]:
+def walk(
+    path: str,
+    *,
+    hidden: bool,
+    looks_at: Callable[[str], bool] = lambda _: True,
+    deep: bool = True,
+) -> Iterator[tuple[str, Found]]:
     """What is below a directory, each with its path from there.
 
-    Directories that may not be read, or have gone meanwhile, are passed over, but for the first.
+    Directories that may not be read, or have gone meanwhile, are passed over, but for the first;
+    so is what `looks_at` says no of.
     """
     with _readable(path) as root:
         waiting = [""]
@@ -111,7 +118,9 @@ def _walk(path: str, *, hidden: bool) -> Iterator[tuple[str, Found]]:
             deeper = []
             for found in _entries(root, directory, hidden=hidden):
                 below = posixpath.join(directory, found.name)
-                if stat.S_ISDIR(found.status.st_mode):
+                if not looks_at(below):
+                    continue
+                if deep and stat.S_ISDIR(found.status.st_mode):
                     deeper.append(below)
                 yield below, found
             waiting += reversed(deeper)
@@ -174,8 +183,8 @@ def text_files(path: str, *, pattern: str, hidden: bool) -> Iterator[tuple[str, 
         if not stat.S_ISDIR(mode):
             yield from _opened_file(path, reopen(found, os.O_RDONLY | os.O_NONBLOCK))
             return
-        for below, one in _walk(path, hidden=hidden):
-            if not stat.S_ISREG(one.status.st_mode) or not _matches(pattern, below):
+        for below, one in walk(path, hidden=hidden):
+            if not stat.S_ISREG(one.status.st_mode) or not matches(pattern, below):
                 continue
             try:
                 file = open_below(found, below, os.O_RDONLY | os.O_NONBLOCK)
@@ -202,5 +211,6 @@ def _lines(file: int) -> Iterator[tuple[int, str]]:
             yield number, codecs.decode(raw, "utf-8", "replace").rstrip("\r\n")
 
 
-def _matches(pattern: str, below: str) -> bool:
+def matches(pattern: str, below: str) -> bool:
+    """Of the name; where the pattern has a slash, of the path below the directory."""
     return fnmatch.fnmatchcase(below if "/" in pattern else posixpath.basename(below), pattern)

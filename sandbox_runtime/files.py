@@ -17,22 +17,13 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from sandbox_runtime import delegates, file_work
+from sandbox_runtime import file_work
 from sandbox_runtime.archives import pack, unpack
-from sandbox_runtime.delegate_messages import (
-    Done,
-    FileOrder,
-    FileReport,
-    Find,
-    ListTree,
-    Refused,
-    Replace,
-    Search,
-)
+from sandbox_runtime.delegate_messages import Find, ListTree, Replace, Search, Version
 from sandbox_runtime.file_answers import FAULTS, cursor_of, described, fault_of
+from sandbox_runtime.file_orders import FileOrders, FileWatching, sent
 from sandbox_runtime.file_work import PIECE_BYTES, Found, Opened, Replacement
 from sandbox_runtime.programs import UserPrograms
-from sandbox_runtime.protocol.errors import FAULTS as FAULTS_BY_CODE
 from sandbox_runtime.protocol.errors import (
     FileFault,
     InvalidRequest,
@@ -59,6 +50,8 @@ from sandbox_runtime.protocol.files import (
     FileReplacements,
     FileSearch,
     FileStat,
+    FileVersion,
+    FileWatch,
     FileWrite,
 )
 from sandbox_runtime.protocol.requests import Encoding, Session
@@ -69,16 +62,12 @@ from sandbox_runtime.user_threads import UserThreads
 PROGRAM_TIMEOUT_S = 600.0
 """For `rm` and `mv`, which are run where one call to the kernel does not do."""
 
-DELEGATE_TIMEOUT_S = 50.0
-"""For a search, or a replacement, in a tree."""
-
-MAX_MESSAGE_CHARS = 2000
-
 MAX_COMPLAINT_BYTES = 64 * 1024
 
 _listing = msgspec.json.Decoder(FileList)
 _findings = msgspec.json.Decoder(FileFindings)
 _matches = msgspec.json.Decoder(FileMatches)
+_version = msgspec.json.Decoder(FileVersion)
 _replacements = msgspec.json.Decoder(FileReplacements)
 
 log = structlog.get_logger()
@@ -100,6 +89,7 @@ class Files:
         self._programs = programs
         self._sessions = sessions
         self._threads = threads
+        self._orders = FileOrders(settings, programs)
 
     async def open(self, place: FilePlace) -> Opened:
         path = self._path(place)
@@ -132,8 +122,8 @@ class Files:
         path = self._path(order)
         after = "" if order.cursor is None else _decoded(order.cursor, "cursor")
         if order.recursive:
-            wanted = ListTree(path=_sent(path), after=_sent(after), order=order)
-            return await self._delegate(order, wanted, _listing)
+            wanted = ListTree(path=sent(path), after=sent(after), order=order)
+            return await self._orders.answer(order.user, wanted, _listing)
 
         def work() -> FileList:
             found, has_more = file_work.list_directory(
@@ -147,18 +137,24 @@ class Files:
         return await self._do(order, work)
 
     async def find(self, order: FileFind) -> FileFindings:
-        return await self._delegate(
-            order, Find(path=_sent(self._path(order)), order=order), _findings
-        )
+        wanted = Find(path=sent(self._path(order)), order=order)
+        return await self._orders.answer(order.user, wanted, _findings)
 
     async def search(self, order: FileSearch) -> FileMatches:
-        return await self._delegate(
-            order, Search(path=_sent(self._path(order)), order=order), _matches
-        )
+        wanted = Search(path=sent(self._path(order)), order=order)
+        return await self._orders.answer(order.user, wanted, _matches)
 
     async def replace(self, order: FileReplace) -> FileReplacements:
-        wanted = Replace(path=_sent(self._path(order)), order=order)
-        return await self._delegate(order, wanted, _replacements)
+        wanted = Replace(path=sent(self._path(order)), order=order)
+        return await self._orders.answer(order.user, wanted, _replacements)
+
+    async def version(self, order: FileWatch) -> FileVersion:
+        wanted = Version(path=sent(self._path(order)), order=order)
+        return await self._orders.answer(order.user, wanted, _version)
+
+    async def watch(self, order: FileWatch) -> FileWatching:
+        """To be closed."""
+        return await self._orders.watch(order.user, self._path(order), order)
 
     async def pack(self, order: FileArchive) -> AsyncGenerator[bytes, None]:
         path = self._path(order)
@@ -216,43 +212,6 @@ class Files:
         if len(os.fsencode(path)) > MAX_PATH_BYTES:
             raise NameInvalid(f"The path is longer than {MAX_PATH_BYTES} bytes.")
         return path
-
-    async def _delegate(
-        self, place: FilePlace, order: FileOrder, answer: msgspec.json.Decoder[T]
-    ) -> T:
-        """Has a program of ours do it that is the user; it ends when this is cancelled."""
-        group = self._programs.new_group("files")
-        try:
-            async with asyncio.timeout(DELEGATE_TIMEOUT_S):
-                delegate = await delegates.start(
-                    "sandbox_runtime.file_delegate",
-                    programs=self._programs,
-                    settings=self._settings,
-                    env=self._programs.environment({}, user=place.user),
-                    group=group,
-                    reports=FileReport,
-                    user=place.user,
-                )
-                try:
-                    await delegate.order(order)
-                    report = await delegate.report()
-                finally:
-                    await delegate.close()
-            match report:
-                case Done(answer=raw):
-                    return answer.decode(raw)
-                case Refused(code=code, message=message):
-                    known = FAULTS_BY_CODE.get(code, FileFault)
-                    raise known(message[:MAX_MESSAGE_CHARS])
-                case _:
-                    raise FileFault("It failed.")
-        except TimeoutError:
-            raise FileFault(f"Not done within {DELEGATE_TIMEOUT_S:.0f} s.") from None
-        except (delegates.DelegateLost, OSError, msgspec.DecodeError, RecursionError) as error:
-            log.warning("file delegate failed", reason=type(error).__name__)
-            raise FileFault("It was ended before it was done.") from error
-        finally:
-            await group.close()
 
     async def _do(self, place: FilePlace, work: Callable[[], T]) -> T:
         with _translated():
@@ -350,11 +309,6 @@ class Files:
             os.close(complaints)
             os.close(stderr)
             await group.close()
-
-
-def _sent(path: str) -> str:
-    """As delegates are told of it: each byte is one character."""
-    return os.fsencode(path).decode("latin-1")
 
 
 def _decoded(text: str, field: str) -> str:

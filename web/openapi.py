@@ -12,7 +12,6 @@ from web import sse
 from web.errors import ErrorAnswer
 from web.operations import Operation
 from web.requests import FORM_TYPE, JSON_TYPE
-from workers.contract.events import JobEvent
 
 VERSION = "3.1.0"
 
@@ -64,9 +63,10 @@ def document(operations: Iterable[Operation], *, version: str) -> Schema:
 
 def _types(operations: list[Operation]) -> list[Any]:
     """All types that the document names, each once."""
-    found: dict[Any, None] = dict.fromkeys([ErrorAnswer, JobEvent])
+    found: dict[Any, None] = dict.fromkeys([ErrorAnswer])
     for operation in operations:
-        for kind in (operation.type_of("body"), operation.form_type, *operation.answers.values()):
+        body, streamed = operation.type_of("body"), operation.stream_of
+        for kind in (body, operation.form_type, streamed, *operation.answers.values()):
             if kind is not None:
                 found[kind] = None
     return list(found)
@@ -132,8 +132,8 @@ def _responses(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema:
         )
     if operation.streams:
         ok = answers.setdefault(HTTPStatus.OK, _response(HTTPStatus.OK, {}))
-        # Each `data:` line is one event; its `jobId` is added to what the schema has.
-        ok.setdefault("content", {})[sse.CONTENT_TYPE] = {"schema": schema_of[JobEvent]}
+        # Each `data:` line is one event; a job's has its `jobId`, besides what the schema has.
+        ok.setdefault("content", {})[sse.CONTENT_TYPE] = {"schema": schema_of[operation.stream_of]}
     error = _response(None, {JSON_TYPE: {"schema": schema_of[ErrorAnswer]}})
     return {**{str(status): answer for status, answer in answers.items()}, "default": error}
 

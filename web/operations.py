@@ -13,6 +13,7 @@ import msgspec
 from flask import Flask, Response, g, request
 
 from web.requests import JSON_TYPE, read_body, read_query
+from workers.contract.events import JobEvent
 
 Handler = Callable[..., Response]
 """Takes the path's parameters and, where it names them, `owner`, `body` and `query`."""
@@ -38,6 +39,8 @@ class Operation:
     """It takes `Idempotency-Key`, though it makes no job."""
     streams: bool = False
     """It can answer with server-sent events."""
+    stream_of: Any = JobEvent
+    """The type of these."""
     form_part: str | None = None
     """The JSON part of a multipart body, where the route takes one besides plain JSON."""
     form_type: type[msgspec.Struct] | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from sandbox_runtime.protocol.files import FileType, Limit, Mode
+from sandbox_runtime.protocol.files import FileType, Limit, Mode, Patterns
 from sandbox_runtime.protocol.requests import Encoding
 from web.schemas import SessionName
 from workers.contract.sandboxes import DEFAULT_SESSION
@@ -89,6 +89,31 @@ class FileArchiveQuery(FileQuery, frozen=True, kw_only=True):
     """Which directory."""
 
     gzip: bool = False
+
+
+class FileWatchQuery(FileQuery, frozen=True, kw_only=True):
+    """Which directory; patterns are as in `FileFindQuery`, with commas between them."""
+
+    recursive: bool = True
+    include: Patterns | None = None
+    """Names that are told of; left out: all."""
+    exclude: Patterns | None = None
+    """Names that are not, with what is below them. Give this or `include`."""
+
+
+class FileCheckQuery(FileWatchQuery, frozen=True, kw_only=True):
+    """As to watch, and what was there before."""
+
+    since: Annotated[str, Meta(max_length=200)] = ""
+    """The `version` that an earlier check told."""
+
+
+class FileCheck(msgspec.Struct, frozen=True):
+    """Whether anything has changed."""
+
+    status: Literal["unchanged", "changed", "resync"]
+    """`resync`: `since` is none of our versions; look at all of it."""
+    version: str
 
 
 class FileStatQuery(FileQuery, frozen=True, kw_only=True):

@@ -16,9 +16,19 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from sandbox_runtime.file_answers import modified_at
+from sandbox_runtime.file_orders import FileWatching
 from sandbox_runtime.file_work import PIECE_BYTES, Opened
 from sandbox_runtime.files import Files
-from sandbox_runtime.http import json_answer, no_content, read_body, read_query, refusal, until_left
+from sandbox_runtime.http import (
+    HEARTBEAT,
+    json_answer,
+    no_content,
+    read_body,
+    read_query,
+    refusal,
+    until_left,
+)
+from sandbox_runtime.protocol import codec
 from sandbox_runtime.protocol.errors import (
     ArchiveRefused,
     InvalidRequest,
@@ -40,6 +50,7 @@ from sandbox_runtime.protocol.files import (
     FileReplace,
     FileSearch,
     FileStat,
+    FileWatch,
     FileWrite,
 )
 
@@ -72,6 +83,8 @@ class FileRoutes:
             Route("/files/move", self._move, methods=["POST"]),
             Route("/files/chmod", self._change_mode, methods=["POST"]),
             Route("/files/replace", self._replace, methods=["POST"]),
+            Route("/files/watch", self._watch, methods=["GET"]),
+            Route("/files/version", self._version, methods=["GET"]),
         ]
 
     async def _read(self, request: Request) -> Response:
@@ -142,6 +155,13 @@ class FileRoutes:
 
     async def _replace(self, request: Request) -> Response:
         return json_answer(await self._files.replace(await read_body(request, FileReplace)))
+
+    async def _watch(self, request: Request) -> Response:
+        return _Watch(await self._files.watch(read_query(request, FileWatch)))
+
+    async def _version(self, request: Request) -> Response:
+        version = self._files.version(read_query(request, FileWatch))
+        return await _while_wanted(request, version)
 
 
 class _Content(Response):
@@ -219,6 +239,30 @@ class _Archive(Response):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         except (ArchiveRefused, asyncio.CancelledError):
             return
+        await send({"type": "http.response.body", "body": b""})
+
+
+class _Watch(Response):
+    """Sends what a watch tells, line by line, until its end, or until the caller leaves."""
+
+    def __init__(self, watching: FileWatching) -> None:
+        self._watching = watching
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", b"application/x-ndjson")]
+        sending = asyncio.current_task()
+        assert sending is not None
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            leaving = until_left(receive, sending.cancel)
+            async with leaving, aclosing(self._watching.events()) as events:
+                async for event in events:
+                    line = HEARTBEAT if event is None else codec.encode(event) + b"\n"
+                    await send({"type": "http.response.body", "body": line, "more_body": True})
+        except asyncio.CancelledError:
+            return
+        finally:
+            await self._watching.close()
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -17,6 +17,7 @@ from sandbox_runtime.protocol.errors import (
     fault_from,
 )
 from sandbox_runtime.protocol.events import Numbered
+from sandbox_runtime.protocol.files import FileWatchEvent
 from sandbox_runtime.protocol.git import GitCommand
 from sandbox_runtime.protocol.processes import WaitFor
 from sandbox_runtime.protocol.requests import MAX_LINE_BYTES, ExecutionRequest
@@ -30,6 +31,7 @@ _request_decoder: msgspec.json.Decoder[ExecutionRequest] = msgspec.json.Decoder(
 _git_decoder: msgspec.json.Decoder[GitCommand] = msgspec.json.Decoder(GitCommand)
 _wait_decoder: msgspec.json.Decoder[WaitFor] = msgspec.json.Decoder(WaitFor)
 _numbered_decoder = msgspec.json.Decoder(Numbered)
+_watch_decoder: msgspec.json.Decoder[FileWatchEvent] = msgspec.json.Decoder(FileWatchEvent)
 _error_decoder = msgspec.json.Decoder(ErrorBody)
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _making = threading.Lock()
@@ -100,19 +102,20 @@ def check_execution_id(execution_id: str) -> str:
     return execution_id
 
 
-class LineDecoder:
-    """Cuts a byte stream into numbered events; holds at most one unfinished line.
+class _Lines(Generic[T]):
+    """Cuts a byte stream into what its lines say; holds at most one unfinished line.
 
     The runtime is hostile input: a line over `MAX_LINE_BYTES`, or one that is not an event,
     raises `RuntimeUnreachable`.
     """
 
-    def __init__(self, limit_bytes: int = MAX_LINE_BYTES) -> None:
+    def __init__(self, decoder: msgspec.json.Decoder[T], limit_bytes: int) -> None:
+        self._decoder = decoder
         self._limit_bytes = limit_bytes
         self._parts: list[bytes] = []
         self._held_bytes = 0
 
-    def feed(self, data: bytes) -> list[Numbered]:
+    def feed(self, data: bytes) -> list[T]:
         """The events that `data` completes, in order. Empty lines are heartbeats."""
         return [self._decode(line) for line in self._lines(data) if line]
 
@@ -132,11 +135,25 @@ class LineDecoder:
         if piece:
             self._parts.append(piece)
 
-    def _decode(self, line: bytes) -> Numbered:
+    def _decode(self, line: bytes) -> T:
         try:
-            return _numbered_decoder.decode(line)
+            return self._decoder.decode(line)
         except (msgspec.DecodeError, RecursionError) as error:
             raise RuntimeUnreachable(f"not an event of the runtime: {error}") from error
+
+
+class LineDecoder(_Lines[Numbered]):
+    """Of an execution's events, or a process's."""
+
+    def __init__(self, limit_bytes: int = MAX_LINE_BYTES) -> None:
+        super().__init__(_numbered_decoder, limit_bytes)
+
+
+class WatchDecoder(_Lines[FileWatchEvent]):
+    """Of what a watch tells."""
+
+    def __init__(self) -> None:
+        super().__init__(_watch_decoder, MAX_LINE_BYTES)
 
 
 def _decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:

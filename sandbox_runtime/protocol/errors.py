@@ -13,6 +13,7 @@ RuntimeFault
 ├── PortNotListening      nothing in the sandbox listens on this port
 ├── DiskFull              what was to be written has no room on the sandbox's volume
 ├── FileFault             a file cannot be read or changed; below it, one class for each reason
+├── TooManyWatches        as much is watched as may be
 ├── ProcessNotFound       no process has this id
 ├── ProcessExists         a process of this id is there
 ├── ProcessNotRunning     the process has ended
@@ -218,6 +219,14 @@ class PortNotListening(RuntimeFault):
     code = "port_not_listening"
     http_status = 502
     hint = "Start the server, and wait for its port: POST …/processes/{id}/wait."
+
+
+class TooManyWatches(RuntimeFault):
+    """As much is watched as may be."""
+
+    code = "too_many_watches"
+    http_status = 429
+    hint = "End other watches, or leave out directories by `exclude`."
 
 
 class ProcessNotFound(RuntimeFault):

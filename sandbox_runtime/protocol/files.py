@@ -16,6 +16,9 @@
     POST   /files/move           body FileMove → FileEntry
     POST   /files/chmod          body FileMode → FileEntry
     POST   /files/replace        body FileReplace → FileReplacements
+    GET    /files/watch          query FileWatch → 200, application/x-ndjson: `FileWatchEvent`s,
+                                 and an empty line every HEARTBEAT_S
+    GET    /files/version        query FileWatch → FileVersion; ends when the caller leaves
 
 A path is absolute, or relative to where the session's shell is. Names of files are bytes: what is
 not UTF-8 is U+FFFD in an answer's `name`, `path` and `target`, and beside it `nameBase64`,
@@ -44,6 +47,9 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED)]
 
 Mode = Annotated[str, msgspec.Meta(pattern=r"^[0-7]{3,4}$(?!\n)")]
 """Octal, as `0644`."""
+
+
+Patterns = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
 
 
 class FileType(StrEnum):
@@ -132,6 +138,16 @@ class FileReplace(FilePlace, frozen=True):
 
 class FileArchive(FilePlace, frozen=True):
     gzip: bool = False
+
+
+class FileWatch(FilePlace, frozen=True):
+    """A directory, and what is below it, links not followed."""
+
+    recursive: bool = True
+    include: Patterns | None = None
+    """Of the names that are told of, as in `FileFind`, with commas between them."""
+    exclude: Patterns | None = None
+    """Of names that are not; nor is what is below them looked at."""
 
 
 class FileStat(FilePlace, frozen=True):
@@ -224,3 +240,60 @@ class FileReplacements(msgspec.Struct, frozen=True):
 
 class FileExistence(msgspec.Struct, frozen=True):
     exists: bool
+
+
+class ChangeKind(StrEnum):
+    CREATE = "create"
+    MODIFY = "modify"
+    """Its content, its mode or its times; or another was put in its place."""
+    DELETE = "delete"
+    MOVE = "move"
+
+
+class _WatchEvent(
+    msgspec.Struct,
+    frozen=True,
+    rename="camel",
+    kw_only=True,
+    omit_defaults=True,
+    tag_field="type",
+):
+    timestamp: str = ""
+
+
+class Watching(_WatchEvent, frozen=True, tag="watching"):
+    """The first: what changes from now on is told."""
+
+    path: str
+
+
+class FileChange(_WatchEvent, frozen=True, tag="change"):
+    """What happened to a file in a short while, told once."""
+
+    change: ChangeKind
+    path: str
+    is_directory: bool
+    from_path: str | None = None
+    """Where it was before it was moved."""
+    path_base64: str | None = None
+    from_path_base64: str | None = None
+
+
+class ChangesLost(_WatchEvent, frozen=True, tag="overflow"):
+    """There was more than could be told; look again at all of it."""
+
+
+class WatchEnded(_WatchEvent, frozen=True, tag="error"):
+    """The last, where there is one: the directory has gone, or can be watched no more."""
+
+    code: str
+    error: str
+    hint: str = ""
+
+
+FileWatchEvent = Watching | FileChange | ChangesLost | WatchEnded
+
+
+class FileVersion(msgspec.Struct, frozen=True):
+    version: str
+    """Another as soon as anything below the directory is."""

@@ -6,13 +6,17 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import TypeVar
+from functools import partial
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from flask import Response, request
+import structlog
+from flask import Response, g, request
 
+from sandbox_runtime.protocol import codec
 from sandbox_runtime.protocol.calls import Answer, RuntimeCalls
+from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from sandbox_runtime.protocol.files import (
     MODIFIED_HEADER,
     FileEntry,
@@ -21,17 +25,28 @@ from sandbox_runtime.protocol.files import (
     FileList,
     FileMatches,
     FileReplacements,
+    FileVersion,
+    FileWatchEvent,
 )
-from sandbox_runtime.protocol.requests import Encoding
+from sandbox_runtime.protocol.requests import SILENCE_LIMIT_S, Encoding
+from web import sse
 from web.contents import decoded, encoded
 from web.door import Door
-from web.errors import BodyTooLarge, FileTooLarge, SandboxUnreachable, UnreadableBody
+from web.errors import (
+    BodyTooLarge,
+    FileTooLarge,
+    InvalidField,
+    SandboxUnreachable,
+    UnreadableBody,
+)
 from web.operations import Operation, json_answer, no_content
 from web.readers import client_left
 from web.requests import JSON_TYPE, read_body
 from web.schemas_files import (
     DirectoryRequest,
     FileArchiveQuery,
+    FileCheck,
+    FileCheckQuery,
     FileContent,
     FileDeleteQuery,
     FileFindQuery,
@@ -43,6 +58,7 @@ from web.schemas_files import (
     FileSearchQuery,
     FileStatQuery,
     FileView,
+    FileWatchQuery,
     FileWriteQuery,
 )
 from workers.contract.sandboxes import Sandbox
@@ -72,7 +88,11 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _SPAN = re.compile(r"bytes \d{1,19}-\d{1,19}/\d{1,19}")
 _RANGE = re.compile(r"bytes=[\d,\- ]{1,200}")
 
+_VERSION = re.compile(r"[0-9a-f]{32}")
+
 A = TypeVar("A", bound=msgspec.Struct)
+
+log = structlog.get_logger(__name__)
 
 
 class FileRoutes:
@@ -115,6 +135,10 @@ class FileRoutes:
             Operation("POST", f"{top}/move", self.move, {200: FileEntry}),
             Operation("POST", f"{top}/chmod", self.change_mode, {200: FileEntry}),
             Operation("POST", f"{top}/replace", self.replace, {200: FileReplacements}),
+            Operation(
+                "GET", f"{top}/watch", self.watch, {}, streams=True, stream_of=FileWatchEvent
+            ),
+            Operation("GET", f"{top}/watch/check", self.check, {200: FileCheck}),
         ]
 
     def read(self, owner: str, name: str, query: FileQuery) -> Response:
@@ -229,6 +253,35 @@ class FileRoutes:
         """Replace text in a file, or in the files below a directory."""
         return self._change(owner, name, "/files/replace", body, FileReplacements)
 
+    def watch(self, owner: str, name: str, query: FileWatchQuery) -> Response:
+        """What changes below a directory, from now on, as a stream that has no end of its own."""
+        _check_patterns(query)
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> Answer:
+            where = self._of_runtime(sandbox, query)
+            return calls.open("GET", "/files/watch", query=where, timeout_s=SILENCE_LIMIT_S)
+
+        answer = self._door.use(owner, name, act)
+        left = partial(client_left, request.environ)
+        frames = _watch_frames(answer, left, request_id=g.request_id)
+        response = Response(frames, headers=sse.HEADERS)
+        response.call_on_close(answer.close)
+        return response
+
+    def check(self, owner: str, name: str, query: FileCheckQuery) -> Response:
+        """Whether anything below a directory has changed since an earlier check."""
+        _check_patterns(query)
+        wanted = FileWatchQuery(
+            **{field: getattr(query, field) for field in FileWatchQuery.__struct_fields__}
+        )
+        version = self._look(owner, name, "/files/version", wanted, FileVersion).version
+        if not _VERSION.fullmatch(query.since):
+            return json_answer(FileCheck(status="resync", version=version))
+        status: Literal["unchanged", "changed"] = (
+            "unchanged" if version == query.since else "changed"
+        )
+        return json_answer(FileCheck(status=status, version=version))
+
     def _look(self, owner: str, name: str, path: str, query: FileQuery, kind: type[A]) -> A:
         environ = request.environ
 
@@ -258,6 +311,28 @@ class FileRoutes:
         session = self._sandboxes.session(sandbox.id, given.session)
         fields: dict[str, str | int | bool | None] = msgspec.to_builtins(given)
         return fields if session is None else {**fields, "cwd": session.cwd, "user": session.user}
+
+
+def _check_patterns(query: FileWatchQuery) -> None:
+    if query.include is not None and query.exclude is not None:
+        raise InvalidField("exclude", "Give either `include` or `exclude`, and not both.")
+
+
+def _watch_frames(answer: Answer, left: Callable[[], bool], *, request_id: str) -> Iterator[bytes]:
+    """Ends without an `error` where the client must come back, and look at what it missed."""
+    yield sse.OPENING
+    decoder = codec.WatchDecoder()
+    try:
+        for piece in answer.pieces():
+            events = decoder.feed(piece)
+            for event in events:
+                yield sse.frame_without_id(codec.encode(event))
+            if not events:
+                if left():
+                    return
+                yield sse.HEARTBEAT
+    except RuntimeUnreachable as fault:
+        log.warning("watch cut short", request_id=request_id, reason=fault.message)
 
 
 def _raw(query: FileQuery, answer: Answer) -> Response:
