@@ -11,6 +11,7 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from sandbox_runtime import inotify
@@ -18,6 +19,7 @@ from sandbox_runtime.file_answers import text_of
 from sandbox_runtime.file_tree import matches, walk
 from sandbox_runtime.file_work import TEMPORARY
 from sandbox_runtime.inotify import Happening, Inotify
+from sandbox_runtime.opened import open_entry
 from sandbox_runtime.protocol.errors import FileMissing, TooManyWatches
 from sandbox_runtime.protocol.files import ChangeKind, FileChange, FileVersion, FileWatch
 
@@ -32,6 +34,9 @@ _MASK = (
     | inotify.MOVE_SELF
     | inotify.ONLY_DIRECTORIES
 )
+
+_KERNELS = {Path(path).stat().st_dev for path in ("/proc", "/sys") if Path(path).exists()}
+"""File systems without files."""
 
 _GONE = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.UNMOUNT
 
@@ -125,6 +130,8 @@ class Watch:
     def __init__(self, path: str, order: FileWatch) -> None:
         """Raises `OSError`, `TooManyWatches`."""
         self._path = path
+        # Nothing of /proc. It is not kept open: the kernel would not tell of its end.
+        os.close(open_entry(path, os.O_DIRECTORY))
         self._order = order
         self._filter = Filter(order)
         self._begin()
@@ -242,6 +249,8 @@ class Watch:
             here = waiting.pop()
             path = posixpath.join(self._path, here)
             try:
+                if here and Path(path).stat().st_dev in _KERNELS:
+                    continue
                 watch = self._inotify.watch(path, _MASK | (inotify.DONT_FOLLOW if here else 0))
                 # Before it is listed: what comes in between is told twice, not never.
                 directory = self._directories[watch] = _Directory(here)
