@@ -26,7 +26,7 @@ from sandbox_runtime.api.git import GitRoutes
 from sandbox_runtime.api.processes import ProcessRoutes
 from sandbox_runtime.api.status import StatusRoutes
 from sandbox_runtime.api.terminals import TerminalRoutes
-from sandbox_runtime.archives import check_in, unpack
+from sandbox_runtime.archives import check_in
 from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
 from sandbox_runtime.files import Files
@@ -35,6 +35,7 @@ from sandbox_runtime.git_programs import GitPrograms
 from sandbox_runtime.process_waits import MAX_SEARCHES
 from sandbox_runtime.processes import Processes
 from sandbox_runtime.programs import UserPrograms
+from sandbox_runtime.protocol.files import FilePlace
 from sandbox_runtime.server import Api
 from sandbox_runtime.sessions import Sessions
 from sandbox_runtime.settings import Settings, SettingsError
@@ -87,6 +88,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     searches = ThreadPoolExecutor(MAX_SEARCHES, "search")
     git = GitPrograms(settings, programs)
     threads = UserThreads(settings, programs)
+    files = Files(settings, programs, sessions, threads)
     executions = Executions(
         commands=sessions,
         code=contexts,
@@ -96,7 +98,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
 
     async def unpack_archive(archive: AsyncIterator[bytes], path: str) -> None:
         check_in(path, settings.workspace)
-        await unpack(archive, path, programs)
+        await files.unpack(FilePlace(path=path), archive)
 
     boot_id = secrets.token_hex(BOOT_ID_BYTES)
     api = Api(
@@ -119,7 +121,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
                 executions=executions,
                 commands=GitCommands(settings, git, sessions.directory_of),
             ).routes(),
-            *FileRoutes(Files(settings, programs, sessions, threads)).routes(),
+            *FileRoutes(files).routes(),
         ],
     )
     server = _Server(

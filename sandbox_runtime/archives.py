@@ -32,7 +32,9 @@ _NO_SPACE = re.compile(f"{os.strerror(errno.ENOSPC)}|Wrote only")
 """Tar's words where a write of it was cut short, or failed."""
 
 # The directory is made and entered by the user, too.
-_SCRIPT = 'mkdir -p -- "$1" && cd -- "$1" && shift && exec tar "$@"'
+_SCRIPT = (
+    'mkdir -p -- "$1" && cd -- "$1" && mkdir -- "$2" && cd -- "$2" && shift 2 && exec tar "$@"'
+)
 
 
 _FAREWELL = re.compile(r"exiting now|Exiting with failure|Child returned status")
@@ -40,16 +42,17 @@ _FAREWELL = re.compile(r"exiting now|Exiting with failure|Child returned status"
 
 
 async def unpack(
-    stream: AsyncIterator[bytes], path: str, programs: UserPrograms, *, user: int = 0
+    stream: AsyncIterator[bytes], path: str, staging: str, programs: UserPrograms, *, user: int = 0
 ) -> None:
-    """Unpacks a tar archive, plain or compressed, into the directory `path`, which is made.
+    """Unpacks a tar archive, plain or compressed, into `staging`, a directory made in `path`.
 
     What it leads to, and what the archive's members lead to, is for the user's own rights to
-    decide. Members that were unpacked before the archive proved broken stay. Raises
+    decide. Members that were unpacked before the archive proved broken stay there. Raises
     `ArchiveRefused`, `DiskFull`.
     """
     head, rest = await _head(stream)
-    argv = ["/bin/sh", "-c", _SCRIPT, "sh", path, "--extract", "--file=-", *_options(head)]
+    tar = ["--extract", "--file=-", *_options(head)]
+    argv = ["/bin/sh", "-c", _SCRIPT, "sh", path, staging, *tar]
     group = programs.new_group("unpack")
     try:
         async with asyncio.timeout(UNPACK_TIMEOUT_S):

@@ -172,6 +172,14 @@ class WatchFiles(FileMessage, frozen=True, tag="watch_files"):
     order: FileWatch
 
 
+class Merge(FileMessage, frozen=True, tag="merge"):
+    """Put what is in `staging`, a directory in it, in its place. Answered by `Done` with `Nothing`,
+    or `Refused`.
+    """
+
+    staging: str
+
+
 class Version(FileMessage, frozen=True, tag="version"):
     """Answered by `Done` with `FileVersion`, or `Refused`."""
 
@@ -188,7 +196,11 @@ class Changed(Message, frozen=True, tag="changed"):
     changes: list[FileChange] | None
 
 
-FileOrder = Find | Search | Replace | ListTree | WatchFiles | Version
+class Nothing(msgspec.Struct, frozen=True):
+    """The answer of what has none."""
+
+
+FileOrder = Find | Search | Replace | ListTree | WatchFiles | Version | Merge
 FileReport = Done | Refused | WatchBegan | Changed | Fault
 
 GitOrder = Clone | Command

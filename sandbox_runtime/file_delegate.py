@@ -1,4 +1,4 @@
-"""Looks through trees of files, replaces text in them and watches them, as the sandbox's user.
+"""Does to trees of files, as the sandbox's user, what takes long.
 
 It is a process, so that it can be ended.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import select
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -18,6 +19,8 @@ from sandbox_runtime.delegate_messages import (
     FileOrder,
     Find,
     ListTree,
+    Merge,
+    Nothing,
     Refused,
     Replace,
     Search,
@@ -26,6 +29,7 @@ from sandbox_runtime.delegate_messages import (
     WatchFiles,
 )
 from sandbox_runtime.file_answers import fault_of
+from sandbox_runtime.file_merge import merge
 from sandbox_runtime.file_replace import replace
 from sandbox_runtime.file_tree import find, list_tree, search
 from sandbox_runtime.file_watch import Watch, version
@@ -80,7 +84,7 @@ def _watch(order: WatchFiles, channel: Channel) -> None:
             channel.send(Changed(changes=(changes or [])[first : first + MAX_TOLD]))
 
 
-def _done(order: Find | Search | Replace | ListTree | Version) -> msgspec.Struct:
+def _done(order: Find | Search | Replace | ListTree | Version | Merge) -> msgspec.Struct:
     path = _received(order.path)
     match order:
         case Find(order=wanted):
@@ -93,6 +97,9 @@ def _done(order: Find | Search | Replace | ListTree | Version) -> msgspec.Struct
             return list_tree(path, wanted, after=_received(after))
         case Version(order=wanted):
             return version(path, wanted)
+        case Merge(staging=staging):
+            merge(Path(path, staging), Path(path))
+            return Nothing()
 
 
 def _received(path: str) -> str:

@@ -8,9 +8,10 @@ import binascii
 import errno
 import os
 import posixpath
+import secrets
 import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,15 @@ import structlog
 
 from sandbox_runtime import file_work
 from sandbox_runtime.archives import pack, unpack
-from sandbox_runtime.delegate_messages import Find, ListTree, Replace, Search, Version
+from sandbox_runtime.delegate_messages import (
+    Find,
+    ListTree,
+    Merge,
+    Nothing,
+    Replace,
+    Search,
+    Version,
+)
 from sandbox_runtime.file_answers import FAULTS, cursor_of, described, fault_of
 from sandbox_runtime.file_orders import FileOrders, FileWatching, sent
 from sandbox_runtime.file_work import PIECE_BYTES, Found, Opened, Replacement
@@ -62,8 +71,12 @@ from sandbox_runtime.user_threads import UserThreads
 PROGRAM_TIMEOUT_S = 600.0
 """For `rm` and `mv`, which are run where one call to the kernel does not do."""
 
+_REMOVAL = 'chmod -R u+rwX -- "$1"; exec rm -rf -- "$1"'
+"""Also of directories that their own modes protect."""
+
 MAX_COMPLAINT_BYTES = 64 * 1024
 
+_nothing = msgspec.json.Decoder(Nothing)
 _listing = msgspec.json.Decoder(FileList)
 _findings = msgspec.json.Decoder(FileFindings)
 _matches = msgspec.json.Decoder(FileMatches)
@@ -166,7 +179,17 @@ class Files:
         return pack(path, self._programs, compressed=order.gzip, user=order.user)
 
     async def unpack(self, place: FilePlace, archive: AsyncIterator[bytes]) -> None:
-        await unpack(archive, self._path(place), self._programs, user=place.user)
+        """All of it, or nothing: it is unpacked beside its place first."""
+        path = self._path(place)
+        staging = file_work.TEMPORARY + secrets.token_hex(8)
+        try:
+            await unpack(archive, path, staging, self._programs, user=place.user)
+            merge = Merge(path=sent(path), staging=staging)
+            await self._orders.answer(place.user, merge, _nothing)
+        except BaseException:
+            with suppress(RuntimeFault):
+                await self._run(place, ["sh", "-c", _REMOVAL, "sh", posixpath.join(path, staging)])
+            raise
 
     async def stat(self, order: FileStat) -> FileEntry:
         return await self._entry(order, self._path(order), follow=order.follow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import stat
 import tarfile
@@ -59,6 +60,7 @@ def test_nothing_is_written_beside_the_directory(
 
     assert status == 422
     assert list(target.parent.iterdir()) == [target]
+    assert list(target.iterdir()) == []
 
 
 def test_an_absolute_name_is_taken_as_one_below_the_directory(
@@ -73,13 +75,78 @@ def test_an_absolute_name_is_taken_as_one_below_the_directory(
 def test_an_archive_makes_no_device_and_nothing_that_gains_rights(
     runtime: RunningRuntime, target: Path
 ) -> None:
-    unpack(runtime, target, member("null", tarfile.CHRTYPE) + bytes(1024))
+    for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+        assert unpack(runtime, target, member("odd", kind) + bytes(1024))[0] == 422
     unpack(runtime, target, member("suid", mode=0o6755) + bytes(1024))
     unpack(runtime, target, member("hosts", tarfile.LNKTYPE, "/etc/shadow") + bytes(1024))
 
     modes = {one.name: one.lstat().st_mode for one in target.iterdir()}
     assert set(modes) == {"suid"}
     assert stat.S_IMODE(modes["suid"]) == 0o755
+
+
+REFUSED = [
+    member("../escaped"),
+    member("link", tarfile.LNKTYPE, "nothing/there"),
+    member("fifo", tarfile.FIFOTYPE),
+    member("kept"),
+    b"\1" * 512,
+]
+
+
+@pytest.mark.parametrize("refused", REFUSED, ids=["up", "link", "fifo", "directory", "garbage"])
+def test_of_an_archive_that_is_refused_nothing_stays(
+    runtime: RunningRuntime, target: Path, refused: bytes
+) -> None:
+    runtime.as_user(
+        f"mkdir {target}/kept {target}/sub; echo old | tee {target}/file > {target}/sub/a"
+    )
+    before = sorted(target.rglob("*"))
+    closed = member("closed", tarfile.DIRTYPE, mode=0o500) + member("closed/inner")
+    members = [member("file"), member("sub/a"), member("new/b"), closed, refused, member("last")]
+
+    status, text = unpack(runtime, target, b"".join(members) + bytes(1024))
+
+    assert (status, json.loads(text)["code"]) == (422, "archive_refused")
+    assert sorted(target.rglob("*")) == before
+    assert {(target / name).read_text() for name in ("file", "sub/a")} == {"old\n"}
+
+
+def test_an_archive_adds_to_directories_and_replaces_files_and_links(
+    runtime: RunningRuntime, target: Path
+) -> None:
+    runtime.as_user(f"cd {target}; mkdir -p sub/deep other; echo old > sub/a; echo old > sub/keep")
+    runtime.as_user(f"cd {target}; ln -s other link; echo old > was-file; ln -s /etc/passwd points")
+    members = [
+        member("./", tarfile.DIRTYPE, mode=0o500),
+        member("sub", tarfile.DIRTYPE, mode=0o750),
+        member("sub/a"),
+        member("sub/deep/b", mode=0o600),
+        member("closed", tarfile.DIRTYPE, mode=0o500),
+        member("closed/inner"),
+        member("link", tarfile.DIRTYPE, mode=0o755),
+        member("link/in-it"),
+        member("was-file", tarfile.DIRTYPE, mode=0o755),
+        member("points"),
+        member("new-link", tarfile.SYMTYPE, "../elsewhere"),
+    ]
+
+    status, text = unpack(runtime, target, b"".join(members) + bytes(1024))
+
+    assert (status, text) == (204, "")
+    there = {str(path.relative_to(target)): path for path in target.rglob("*")}
+    assert set(there) == {
+        *("sub", "sub/a", "sub/keep", "sub/deep", "sub/deep/b", "other", "closed", "closed/inner"),
+        *("link", "link/in-it", "was-file", "points", "new-link"),
+    }
+    assert there["sub/a"].read_text() == there["points"].read_text() == "x"
+    assert there["sub/keep"].read_text() == "old\n"
+    assert there["link"].is_dir()
+    assert not there["link"].is_symlink()
+    assert not there["points"].is_symlink()
+    assert there["new-link"].readlink() == Path("../elsewhere")
+    modes = {name: stat.S_IMODE(there[name].stat().st_mode) for name in ("sub", "closed")}
+    assert modes == {"sub": 0o750, "closed": 0o500}
 
 
 @pytest.mark.parametrize("cut", [100, 700, 1500])
@@ -91,6 +158,7 @@ def test_an_archive_that_is_cut_is_refused(runtime: RunningRuntime, target: Path
         archive.addfile(entry, io.BytesIO(os.urandom(4096)))
 
     assert unpack(runtime, target, whole.getvalue()[:cut])[0] == 422
+    assert list(target.iterdir()) == []
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="takes a volume of its own")

@@ -102,7 +102,7 @@ def test_a_flood_below_a_hundred_thousand_files_is_told_or_said_to_be_lost(
         job_id = api.start_exec(box, f"cd /workspace; {flood}")
         while "/workspace/many/z" not in told and "overflow" not in told:
             event = next(events).event
-            told.add(event.get("path", event["type"]))
+            told.add(str(event.get("path", event["type"])))
         assert api.exec(box, "echo lives", session="beside")["stdout"] == "lives\n"
 
     assert api.follow_to_the_end(job_id)[-1].event["exitCode"] == 0
