@@ -115,12 +115,12 @@ class Terminal:
             self._group = programs.new_group(terminal_id)
             try:
                 self._process = self._start(cwd)
-            except OSError:
+            except (OSError, subprocess.SubprocessError):
                 self._group.remove()
                 raise
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             self._close()
-            raise TerminalNotStarted(f"{error.filename or cwd}: {error.strerror}") from error
+            raise TerminalNotStarted(str(error).partition("] ")[2] or str(error)) from error
         self._read_on()
 
     def info(self) -> TerminalInfo:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import stat
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,6 +148,52 @@ def test_an_archive_adds_to_directories_and_replaces_files_and_links(
     assert there["new-link"].readlink() == Path("../elsewhere")
     modes = {name: stat.S_IMODE(there[name].stat().st_mode) for name in ("sub", "closed")}
     assert modes == {"sub": 0o750, "closed": 0o500}
+
+
+def test_a_name_that_is_longer_than_linux_takes_has_its_archive_refused(
+    runtime: RunningRuntime, target: Path
+) -> None:
+    for name in ("n" * 1_000_000, "d/" * 100_000 + "n"):
+        assert unpack(runtime, target, member("a") + member(name) + bytes(1024))[0] == 422
+        assert list(target.iterdir()) == []
+
+
+def test_a_sparse_member_takes_no_more_than_it_has(
+    runtime: RunningRuntime, target: Path, tmp_path: Path
+) -> None:
+    sparse = subprocess.run(
+        "truncate -s 1T big; echo x >> big; tar --create --sparse big",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+    ).stdout
+
+    status, text = unpack(runtime, target, sparse)
+
+    assert status == 204, text
+    made = (target / "big").stat()
+    assert (made.st_size, made.st_blocks * 512 < 1 << 20) == ((1 << 40) + 2, True)
+
+
+def test_links_that_lead_through_one_another_lead_nowhere(
+    runtime: RunningRuntime, target: Path
+) -> None:
+    """As the archives do that got past Python's own filters."""
+    deep = "d" * 200
+    members = [member("/".join([deep] * n), tarfile.DIRTYPE, mode=0o755) for n in range(1, 16)]
+    members += [
+        member("up", tarfile.SYMTYPE, "/".join([deep] * 15 + [".."] * 16)),
+        member("escape", tarfile.SYMTYPE, "up/../../.."),
+        member("hard", tarfile.LNKTYPE, "escape/etc/passwd"),
+        member("escape/escaped"),
+        member("up/escaped"),
+    ]
+
+    unpack(runtime, target, b"".join(members) + bytes(1024))
+
+    assert not [path for path in target.parent.rglob("escaped") if path.parent != target]
+    assert list(target.parent.iterdir()) == [target]
 
 
 @pytest.mark.parametrize("cut", [100, 700, 1500])
