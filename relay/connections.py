@@ -31,7 +31,10 @@ from relay.routes import Answered, Gate, Route
 from relay.traffic import Traffic
 
 HEAD_TIMEOUT_S = 15.0
-"""For a request's head to come, and for a body that is awaited to go on."""
+"""For a request's head to come."""
+
+BODY_TIMEOUT_S = 30.0
+"""For a request's body to go on, where the sandbox's side would take it."""
 
 KEEP_ALIVE_S = 75.0
 
@@ -98,6 +101,8 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._is_tunnel = False
         self._is_closing = False
+        self._is_paused = False
+        self._awaits_body = False
         self._rest = b""
 
     # The transport's side.
@@ -122,7 +127,7 @@ class ClientConnection(asyncio.Protocol):
         if self._is_closing:
             return
         if self._exchange is not None:  # A head's time runs from its first byte.
-            self._stay(IDLE_TIMEOUT_S)
+            self._go_on()
         if self._is_tunnel:
             assert self._exchange is not None
             self._exchange.forward(data)
@@ -178,8 +183,10 @@ class ClientConnection(asyncio.Protocol):
             is_http_11=self._parser.get_http_version() == "1.1",
             keep_alive=self._parser.should_keep_alive(),
         )
-        self.pause()  # Until the way into the sandbox is open.
         self._exchange = Exchange(self, request)
+        # Who expects to be told to send it waits for the server.
+        self._awaits_body = request.has_body and not request.values(b"expect")
+        self.pause()  # Until the way into the sandbox is open.
         self._exchange.start()
 
     def on_body(self, body: bytes) -> None:
@@ -190,19 +197,25 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         self._head.progressed()
         if self._exchange is not None and not self._is_ahead:
-            self._stay(IDLE_TIMEOUT_S)  # It is the server's turn, and servers may think.
+            self._awaits_body = False
+            self._go_on()  # It is the server's turn, and servers may think.
             self._exchange.forward_end(self._head.take())
 
     # The exchange's side.
 
     def write(self, data: bytes) -> None:
-        self._stay(IDLE_TIMEOUT_S)
+        self._go_on()
         self.transport.write(data)
 
     def pause(self) -> None:
+        self._is_paused = True
+        self._go_on()
         self.transport.pause_reading()
 
     def resume(self) -> None:
+        self._is_paused = False
+        if self._exchange is not None:
+            self._go_on()
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
@@ -248,10 +261,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self) -> None:
         self._is_ahead = False
+        self._awaits_body = False
         self._parser = httptools.HttpRequestParser(self)
         self._head = HeadReader(self._parser)
         self._rest = b""
         self._stay(HEAD_TIMEOUT_S)
+
+    def _go_on(self) -> None:
+        waits_for_client = self._awaits_body and not self._is_paused
+        self._stay(BODY_TIMEOUT_S if waits_for_client else IDLE_TIMEOUT_S)
 
     def _stay(self, seconds: float) -> None:
         self.deadline = self._loop.time() + seconds
