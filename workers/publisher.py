@@ -298,7 +298,8 @@ class Publisher:
 
         So that a build's next step does not go on over the gap. Raises `StoreUnavailable`.
         """
-        self._jobs.send_to_node(held.job, self._node_id)
+        if not self._jobs.send_to_node(held.job, self._node_id):
+            held.cancel(CancelReason.SUPERSEDED)  # Redis was emptied: nobody wants its output.
         held.release()
 
     def _check(self, held: HeldJob) -> None:

@@ -105,8 +105,8 @@ def test_it_is_a_terminal_of_its_own_with_job_control(
     with looking(runtime, start(http)) as viewer:
         viewer.type("test -t 0 && echo $TERM && echo x >/dev/tty && ps -o tty= -p $$\n")
         viewer.until("\r\nxterm-256color\r\nx\r\npts/")
-        viewer.type("sleep 300\n")
-        viewer.until("sleep 300\r\n")
+        viewer.type("sh -c 'echo run''ning; exec sleep 300'\n".replace("''", '""'))
+        viewer.until("running\r\n")
         viewer.type("\x03")
         viewer.type("echo code=$?\n")
         viewer.until("\r\ncode=130\r\n")
@@ -115,12 +115,11 @@ def test_it_is_a_terminal_of_its_own_with_job_control(
 def test_its_size_is_as_asked_and_programs_are_told_when_it_changes(
     runtime: RunningRuntime, http: httpx.Client
 ) -> None:
-    terminal = start(http, cols=101, rows=31)
+    waiting = "trap 'stty size; exit' WINCH; stty size; while :; do sleep 0.05; done"
+    terminal = start(http, cols=101, rows=31, command=waiting)
     with looking(runtime, terminal) as viewer:
-        viewer.type("trap 'stty size' WINCH; stty size\n")
-        viewer.until("\r\n31 101\r\n")
+        viewer.until("31 101\r\n")
         viewer.tell(type="resize", cols=132, rows=43)
-        viewer.type("\n")
         viewer.until("43 132\r\n")
 
     shown = info(http, terminal)

@@ -8,9 +8,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.client import Client, Event
 from tests.platform import Platform
+
+DEADLINE_S = 20.0
+TOO_BIG = 1009
 
 HANDSHAKE = {
     "Connection": "Upgrade",
@@ -108,3 +113,41 @@ def test_tokens_of_terminals_are_in_no_log(platform: Platform, terminals: list[E
 
     assert logs
     assert not [log for log in logs if token in log.read_text(errors="replace")]
+
+
+@pytest.mark.parametrize("pieces", [1, 64], ids=["one frame", "in pieces"])
+def test_a_message_that_is_too_large_ends_its_connection_and_not_the_terminal(
+    terminals: list[Event], pieces: int
+) -> None:
+    url = terminals[0]["url"]
+
+    def send_too_much() -> None:
+        with connect(url, proxy=None) as connection:
+            connection.send(bytes(2 << 20) if pieces == 1 else [bytes(1 << 15)] * pieces)
+            while True:
+                connection.recv(timeout=DEADLINE_S)
+
+    with pytest.raises(ConnectionClosed) as closed:
+        send_too_much()
+
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == TOO_BIG
+    assert_answers(url)
+
+
+def test_a_flood_of_pings_and_empty_messages_holds_up_nobody(terminals: list[Event]) -> None:
+    url = terminals[0]["url"]
+    with connect(url, proxy=None) as flooding:
+        for n in range(5000):
+            flooding.ping()
+            flooding.send(b"" if n % 2 else "{}")
+        assert_answers(url)
+
+
+def assert_answers(url: str) -> None:
+    with connect(url, proxy=None) as connection:
+        connection.send(b"echo $((6 * 7))\n")
+        shown = b""
+        while b"\r42\r\n" not in shown:
+            message = connection.recv(timeout=DEADLINE_S)
+            shown += message if isinstance(message, bytes) else b""

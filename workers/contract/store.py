@@ -358,10 +358,10 @@ class JobStore:
         with store_errors():
             self._send(args=[job.id, task_name(job.kind), queue])
 
-    def send_to_node(self, job: Job, node: str) -> None:
-        """Sends a running job to the node that had it."""
+    def send_to_node(self, job: Job, node: str) -> bool:
+        """Sends a running job to the node that had it. False where there is no such job."""
         with store_errors():
-            self._send(args=[job.id, task_name(job.kind), node_queue(node)])
+            return bool(self._send(args=[job.id, task_name(job.kind), node_queue(node)]))
 
     def is_queue_empty(self, job: SentJob) -> bool:
         """Whether no nudge waits where the job's would."""
