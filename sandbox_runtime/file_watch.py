@@ -35,6 +35,9 @@ _MASK = (
     | inotify.ONLY_DIRECTORIES
 )
 
+MAX_READS = 4
+"""Of all that the kernel holds at once: what comes without end is told in parts."""
+
 _KERNELS = {Path(path).stat().st_dev for path in ("/proc", "/sys") if Path(path).exists()}
 """File systems without files."""
 
@@ -146,8 +149,8 @@ class Watch:
         """
         changes = Changes()
         moved: dict[int, tuple[str, bool]] = {}
-        while happenings := list(self._inotify.read()):
-            for one in happenings:
+        for _ in range(MAX_READS):
+            for one in self._inotify.read():
                 if one.mask & inotify.QUEUE_OVERFLOW:
                     self._inotify.close()
                     self._begin()

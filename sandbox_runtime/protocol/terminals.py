@@ -22,6 +22,11 @@ DEFAULT_COLUMNS, DEFAULT_ROWS = 80, 24
 
 ID_PATTERN = r"^term-[0-9a-f]{16}$(?!\n)"
 
+MAX_TERMINALS = 64
+"""More than a runtime has, those that have ended included."""
+
+TerminalId = Annotated[str, msgspec.Meta(pattern=ID_PATTERN)]
+
 Length = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 """Of a line, or of the screen."""
 
@@ -81,7 +86,7 @@ FromTerminal = Ready | Exit | Refused
 class TerminalInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True, omit_defaults=True):
     """A terminal; `exit_code` says that its program has ended."""
 
-    id: str
+    id: TerminalId
     session: str
     command: str
     pid: int
@@ -95,4 +100,4 @@ class TerminalInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True, om
 class TerminalList(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """In the order of their starts."""
 
-    terminals: list[TerminalInfo]
+    terminals: Annotated[list[TerminalInfo], msgspec.Meta(max_length=MAX_TERMINALS)]

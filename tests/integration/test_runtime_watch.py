@@ -302,6 +302,20 @@ def test_a_flood_is_told_or_said_to_be_lost(runtime: RunningRuntime, top: Path) 
     assert lost or len(told) == 20_001
 
 
+def test_what_changes_without_a_pause_is_told_meanwhile(runtime: RunningRuntime, top: Path) -> None:
+    (top / "busy").touch()
+    with watching(runtime, top) as watched:
+        writing = subprocess.Popen(["sh", "-c", "while :; do echo >> busy; done"], cwd=top)
+        try:
+            told = [watched.next()["type"] for _ in range(5)]
+            assert writing.poll() is None
+        finally:
+            writing.kill()
+            writing.wait()
+
+    assert set(told) <= {"change", "overflow"}
+
+
 def test_a_version_is_the_same_until_something_changes(
     http: httpx.Client, runtime: RunningRuntime, top: Path
 ) -> None:

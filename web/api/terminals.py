@@ -49,22 +49,23 @@ class TerminalRoutes:
     def start(self, owner: str, name: str, body: TerminalRequest) -> Response:
         """Start a shell or a program on a terminal; its URL takes WebSockets."""
 
-        def act(sandbox: Sandbox, calls: RuntimeCalls) -> TerminalView:
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> tuple[Sandbox, TerminalInfo]:
             session = shell_of(self._sandboxes, sandbox, body.session)
             wanted = codec.encode(body.to_runtime(session))
             started = calls.call("POST", "/terminals", kind=TerminalInfo, body=wanted)
             self._known(sandbox, calls)  # So that tokens do not pile up.
-            return self._view(sandbox, started)
+            return sandbox, started
 
-        return json_answer(self._door.use(owner, name, act), 201)
+        return json_answer(self._view(*self._door.use(owner, name, act)), 201)
 
     def list_all(self, owner: str, name: str) -> Response:
         """The terminals that run, and those that have ended lately; the oldest first."""
 
-        def act(sandbox: Sandbox, calls: RuntimeCalls) -> list[TerminalView]:
-            return [self._view(sandbox, info) for info in self._known(sandbox, calls)]
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> tuple[Sandbox, list[TerminalInfo]]:
+            return sandbox, self._known(sandbox, calls)
 
-        return json_answer(TerminalsPage(terminals=self._door.use(owner, name, act)))
+        sandbox, infos = self._door.use(owner, name, act)
+        return json_answer(TerminalsPage(terminals=[self._view(sandbox, one) for one in infos]))
 
     def end(self, owner: str, name: str, id: str) -> Response:
         """End a terminal with all that was started on it."""
