@@ -1,9 +1,11 @@
-"""Runs a program from its argument list, without a shell."""
+"""Argument lists: those that commands stand for, and a program run from one, without a shell."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +21,23 @@ NOT_EXECUTABLE = 126
 
 INTERRUPT_GRACE_S = 0.15
 """What a program may do about a SIGINT before it is killed."""
+
+
+MAX_COMMAND_TOLD_CHARS = 4096
+"""In a record."""
+
+
+def argv_of(command: str | None, argv: list[str] | None, path: str) -> list[str]:
+    """The list that was given, else a shell's that runs the command; without one, a shell's own."""
+    if argv is not None:
+        return argv
+    shell = shutil.which("bash", path=path) or "/bin/sh"
+    return [shell] if command is None else [shell, "-c", command]
+
+
+def told(command: str | None, argv: list[str] | None) -> str:
+    """What is run, as a shell would be told it, for a record."""
+    return ((command or "") if argv is None else shlex.join(argv))[:MAX_COMMAND_TOLD_CHARS]
 
 
 async def run_argv(

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from sandbox_runtime.cancellation import TIMED_OUT, Cancellation
-from sandbox_runtime.journal import Journal, timestamp
+from sandbox_runtime.journal import Journal, error_of, timestamp
 from sandbox_runtime.output import Output
 from sandbox_runtime.protocol.errors import (
     ExecutionConflict,
@@ -190,9 +190,7 @@ class Executions:
                 case CheckoutRequest() as request:
                     return await self._checkouts.run(request, journal, output, cancellation)
         except RuntimeFault as fault:
-            return Error(
-                timestamp=timestamp(), code=fault.code, error=fault.message, hint=fault.hint
-            )
+            return error_of(fault)
         except Exception:
             log.exception("execution failed", execution_id=execution.id)
             return Error(

@@ -24,7 +24,7 @@ from sandbox_runtime.delegate_messages import (
 )
 from sandbox_runtime.delegates import Delegate, DelegateLost
 from sandbox_runtime.file_answers import text_of
-from sandbox_runtime.journal import timestamp
+from sandbox_runtime.journal import error_of, timestamp
 from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.protocol.errors import (
     FAULTS,
@@ -36,7 +36,6 @@ from sandbox_runtime.protocol.files import (
     ChangesLost,
     FileWatch,
     FileWatchEvent,
-    WatchEnded,
     Watching,
 )
 from sandbox_runtime.protocol.requests import HEARTBEAT_S
@@ -139,7 +138,7 @@ class FileWatching:
                     yield None
                 report = reading.result()
             except DelegateLost:
-                yield _ended(FileFault("The watch was ended."))
+                yield error_of(FileFault("The watch was ended."))
                 return
             finally:
                 reading.cancel()
@@ -151,7 +150,7 @@ class FileWatching:
                     for change in changes:
                         yield msgspec.structs.replace(change, timestamp=now)
                 case _:
-                    yield _ended(_fault_of(report))
+                    yield error_of(_fault_of(report))
                     return
 
     async def close(self) -> None:
@@ -166,10 +165,6 @@ class FileWatching:
 def sent(path: str) -> str:
     """As delegates are told of it: each byte is one character."""
     return os.fsencode(path).decode("latin-1")
-
-
-def _ended(fault: RuntimeFault) -> WatchEnded:
-    return WatchEnded(timestamp=timestamp(), code=fault.code, error=fault.message, hint=fault.hint)
 
 
 def _fault_of(report: Done | Refused | WatchBegan | Changed | Fault) -> RuntimeFault:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import structlog
 
 from sandbox_runtime import file_work
 from sandbox_runtime.archives import pack, unpack
@@ -82,8 +81,6 @@ _findings = msgspec.json.Decoder(FileFindings)
 _matches = msgspec.json.Decoder(FileMatches)
 _version = msgspec.json.Decoder(FileVersion)
 _replacements = msgspec.json.Decoder(FileReplacements)
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 

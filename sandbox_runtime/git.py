@@ -17,7 +17,7 @@ from sandbox_runtime.delegate_messages import Clone, CloneBegan, Command, Done, 
 from sandbox_runtime.git_credentials import Secrets, secrets_of
 from sandbox_runtime.git_programs import GitPrograms
 from sandbox_runtime.git_urls import checked_ref, checked_server, checked_target, origin_of
-from sandbox_runtime.journal import Journal, timestamp
+from sandbox_runtime.journal import Journal, error_of, timestamp
 from sandbox_runtime.output import Output
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.protocol.errors import (
@@ -193,9 +193,9 @@ class Checkouts:
             case Refused(message=message, words=words):
                 if words:
                     output.write(Stream.STDERR, f"{words}\n".encode())
-                return _error(_fault_class(outcome.code, CheckoutFailed)(message))
+                return error_of(_fault_class(outcome.code, CheckoutFailed)(message))
             case None:
-                return _error(CheckoutFailed("Git was ended before the checkout was."))
+                return error_of(CheckoutFailed("Git was ended before the checkout was."))
 
     async def _remove(self, target: str, began: CloneBegan | None, user: int) -> None:
         """Removes what git left in the target, as the user: it is no path of ours."""
@@ -246,7 +246,3 @@ def _fault_class(code: str, otherwise: type[GitFault]) -> type[RuntimeFault]:
 
 def _stamped(report: Progress) -> Progress:
     return msgspec.structs.replace(report, timestamp=timestamp(), step=None)
-
-
-def _error(fault: RuntimeFault) -> Error:
-    return Error(timestamp=timestamp(), code=fault.code, error=fault.message, hint=fault.hint)

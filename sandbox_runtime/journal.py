@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sandbox_runtime.protocol import codec
-from sandbox_runtime.protocol.errors import ExecutionForgotten
+from sandbox_runtime.protocol.errors import ExecutionForgotten, RuntimeFault
 from sandbox_runtime.protocol.events import TERMINAL, Complete, Error, Numbered, RuntimeEvent
 
 UNACKNOWLEDGED_LIMIT_BYTES = 32 * 1024 * 1024
@@ -142,6 +142,11 @@ class Journal:
             lines.append(line)
             size += len(line)
         return lines
+
+
+def error_of(fault: RuntimeFault) -> Error:
+    """The terminal event of what ended by a fault, now."""
+    return Error(timestamp=timestamp(), code=fault.code, error=fault.message, hint=fault.hint)
 
 
 def timestamp() -> str:

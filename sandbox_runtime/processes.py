@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shlex
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandbox_runtime.argv import argv_of, told
 from sandbox_runtime.journal import timestamp
 from sandbox_runtime.output import Output
 from sandbox_runtime.piped_programs import PipedProgram
@@ -48,9 +47,6 @@ LOG_LIMIT_BYTES = 4 * 1024 * 1024
 LOGS_LIMIT_BYTES = 32 * 1024 * 1024
 """Of all; each has the same part of it."""
 
-MAX_COMMAND_TOLD_CHARS = 4096
-"""In a record."""
-
 ID_BYTES = 8
 
 
@@ -67,7 +63,7 @@ class Process:
         self._program: PipedProgram | None = None
         self._info = ProcessInfo(
             id=process_id,
-            command=_told(request),
+            command=told(request.command, request.argv),
             session=request.session.name,
             status=ProcessStatus.RUNNING,
             start_time=timestamp(),
@@ -87,7 +83,7 @@ class Process:
         stdin = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._program = PipedProgram(
-                _argv(request, env.get("PATH", DEFAULT_PATH)),
+                argv_of(request.command, request.argv, env.get("PATH", DEFAULT_PATH)),
                 cwd=cwd,
                 env=env,
                 user=request.session.user,
@@ -266,18 +262,6 @@ def signal_number(given: str | int) -> int:
         return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"]
     except (KeyError, ValueError):
         raise InvalidRequest(f"there is no signal {str(given)[:40]!r}") from None
-
-
-def _argv(request: StartProcess, path: str) -> list[str]:
-    if request.argv is not None:
-        return request.argv
-    shell = shutil.which("bash", path=path) or "/bin/sh"
-    return [shell, "-c", request.command or ""]
-
-
-def _told(request: StartProcess) -> str:
-    command = request.command if request.argv is None else shlex.join(request.argv)
-    return (command or "")[:MAX_COMMAND_TOLD_CHARS]
 
 
 def _check(request: StartProcess) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import fcntl
 import os
 import secrets
-import shlex
-import shutil
 import struct
 import subprocess
 import termios
@@ -15,6 +13,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from sandbox_runtime.argv import argv_of, told
 from sandbox_runtime.journal import timestamp
 from sandbox_runtime.programs import DEFAULT_PATH, UserPrograms
 from sandbox_runtime.protocol.errors import (
@@ -45,8 +44,6 @@ INPUT_TIMEOUT_S = 5.0
 """What a program that does not read may keep somebody from typing on."""
 
 TERM = "xterm-256color"
-
-MAX_COMMAND_TOLD_CHARS = 4096
 
 ID_BYTES = 8
 
@@ -128,7 +125,7 @@ class Terminal:
         return TerminalInfo(
             id=self.id,
             session=self.request.session.name,
-            command=_told(self.request),
+            command=told(self.request.command, self.request.argv),
             pid=self._process.pid,
             cols=columns,
             rows=rows,
@@ -203,7 +200,7 @@ class Terminal:
             {"TERM": TERM, **session.env, **self.request.env}, user=session.user
         )
         return self._programs.spawn(
-            _argv(self.request, env.get("PATH", DEFAULT_PATH)),
+            argv_of(self.request.command, self.request.argv, env.get("PATH", DEFAULT_PATH)),
             cwd=cwd,
             env=env,
             stdin=self._slave,
@@ -322,18 +319,6 @@ class Terminals:
         ended = [one for one in self._terminals.values() if one.ended]
         for oldest in ended[:-MAX_ENDED]:
             del self._terminals[oldest.id]
-
-
-def _argv(request: StartTerminal, path: str) -> list[str]:
-    if request.argv is not None:
-        return request.argv
-    shell = shutil.which("bash", path=path) or "/bin/sh"
-    return [shell] if request.command is None else [shell, "-c", request.command]
-
-
-def _told(request: StartTerminal) -> str:
-    command = request.command if request.argv is None else shlex.join(request.argv)
-    return (command or "")[:MAX_COMMAND_TOLD_CHARS]
 
 
 def _check(request: StartTerminal) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
+import structlog
+
+from sandbox_runtime.protocol.errors import RuntimeUnreachable
 from workers.contract.events import PublishedEvent
 
 CONTENT_TYPE = "text/event-stream"
@@ -32,6 +36,11 @@ _LINE_ENDS = (
 )
 
 
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
 def frame(event: PublishedEvent) -> bytes:
     """One event. Its JSON has no line end of its own; in strings they are escaped."""
     return b"id: %b\n%b" % (str(event.id).encode(), frame_without_id(event.json))
@@ -48,6 +57,36 @@ def frame_without_id(json: bytes) -> bytes:
         if raw in json:
             json = json.replace(raw, escaped)
     return b"data: %b\n\n" % json
+
+
+def relayed(
+    pieces: Iterable[bytes],
+    feed: Callable[[bytes], Sequence[T]],
+    frame_of: Callable[[T], bytes],
+    *,
+    is_last: Callable[[T], bool],
+    left: Callable[[], bool],
+    request_id: str,
+) -> Iterator[bytes]:
+    """The body of a stream whose events a sandbox's runtime tells, as `feed` takes its lines.
+
+    It ends with the last event, and without it where the reader has left, or the client must come
+    back for it.
+    """
+    yield OPENING
+    try:
+        for piece in pieces:
+            batch = feed(piece)
+            for event in batch:
+                yield frame_of(event)
+                if is_last(event):
+                    return
+            if not batch:
+                if left():
+                    return
+                yield HEARTBEAT
+    except RuntimeUnreachable as fault:
+        log.warning("relayed stream cut short", request_id=request_id, reason=fault.message)
 
 
 def frames(

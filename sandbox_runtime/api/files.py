@@ -6,7 +6,7 @@ import asyncio
 import codecs
 import mimetypes
 import re
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 
 import msgspec
@@ -124,7 +124,7 @@ class FileRoutes:
 
     async def _pack(self, request: Request) -> Response:
         archive = await self._files.pack(read_query(request, FileArchive))
-        return _Archive(archive)
+        return _Stream(archive, "application/x-tar")
 
     async def _unpack(self, request: Request) -> Response:
         try:
@@ -157,7 +157,8 @@ class FileRoutes:
         return json_answer(await self._files.replace(await read_body(request, FileReplace)))
 
     async def _watch(self, request: Request) -> Response:
-        return _Watch(await self._files.watch(read_query(request, FileWatch)))
+        watching = await self._files.watch(read_query(request, FileWatch))
+        return _Stream(_lines(watching), "application/x-ndjson", watching.close)
 
     async def _version(self, request: Request) -> Response:
         version = self._files.version(read_query(request, FileWatch))
@@ -222,48 +223,41 @@ async def _while_wanted(request: Request, work: Coroutine[None, None, msgspec.St
     return no_content() if working.cancelled() else json_answer(working.result())
 
 
-class _Archive(Response):
-    """Sends an archive as it is made; one that cannot be brought to its end is cut off."""
+class _Stream(Response):
+    """Sends what comes, piece by piece; what cannot be brought to its end is cut off."""
 
-    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None],
+        media_type: str,
+        close: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`close` is called in any case, also where the pieces were never begun."""
         self._pieces = pieces
+        self._media_type = media_type
+        self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"application/x-tar")]
+        headers = [(b"content-type", self._media_type.encode())]
         sending = asyncio.current_task()
         assert sending is not None
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             async with until_left(receive, sending.cancel), aclosing(self._pieces) as pieces:
                 async for piece in pieces:
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
         except (ArchiveRefused, asyncio.CancelledError):
             return
-        await send({"type": "http.response.body", "body": b""})
-
-
-class _Watch(Response):
-    """Sends what a watch tells, line by line, until its end, or until the caller leaves."""
-
-    def __init__(self, watching: FileWatching) -> None:
-        self._watching = watching
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"application/x-ndjson")]
-        sending = asyncio.current_task()
-        assert sending is not None
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            leaving = until_left(receive, sending.cancel)
-            async with leaving, aclosing(self._watching.events()) as events:
-                async for event in events:
-                    line = HEARTBEAT if event is None else codec.encode(event) + b"\n"
-                    await send({"type": "http.response.body", "body": line, "more_body": True})
-        except asyncio.CancelledError:
-            return
         finally:
-            await self._watching.close()
+            if self._close is not None:
+                await self._close()
         await send({"type": "http.response.body", "body": b""})
+
+
+async def _lines(watching: FileWatching) -> AsyncGenerator[bytes, None]:
+    async with aclosing(watching.events()) as events:
+        async for event in events:
+            yield HEARTBEAT if event is None else codec.encode(event) + b"\n"
 
 
 def _refused_early(fault: RuntimeFault) -> Response:

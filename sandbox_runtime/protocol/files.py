@@ -33,6 +33,7 @@ from typing import Annotated
 
 import msgspec
 
+from sandbox_runtime.protocol.events import Error
 from sandbox_runtime.protocol.requests import USERS, Encoding
 
 MAX_PATH_BYTES = 4095
@@ -283,15 +284,8 @@ class ChangesLost(_WatchEvent, frozen=True, tag="overflow"):
     """There was more than could be told; look again at all of it."""
 
 
-class WatchEnded(_WatchEvent, frozen=True, tag="error"):
-    """The last, where there is one: the directory has gone, or can be watched no more."""
-
-    code: str
-    error: str
-    hint: str = ""
-
-
-FileWatchEvent = Watching | FileChange | ChangesLost | WatchEnded
+FileWatchEvent = Watching | FileChange | ChangesLost | Error
+"""`Error` is the last, where there is one: the directory has gone, or can be watched no more."""
 
 
 class FileVersion(msgspec.Struct, frozen=True):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.client import Client, Event, wait_for
+from tests.client import Client, Event, events_of, wait_for
 
 BOX = "watched"
 
@@ -28,13 +26,7 @@ def watching(api: Client, box: str, **query: Any) -> Iterator[Iterator[Event]]:
     with api.http.stream("GET", path, params=query) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["Content-Type"] == "text/event-stream"
-        yield events_of(answer)
-
-
-def events_of(answer: httpx.Response) -> Iterator[Event]:
-    for line in answer.iter_lines():
-        if line.startswith("data: "):
-            yield json.loads(line.removeprefix("data: "))
+        yield (received.event for received in events_of(answer))
 
 
 def check(api: Client, box: str, **query: Any) -> Event:

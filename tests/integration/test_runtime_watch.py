@@ -29,7 +29,7 @@ def runtime() -> Iterator[RunningRuntime]:
 
 @pytest.fixture
 def top(runtime: RunningRuntime, request: pytest.FixtureRequest) -> Path:
-    top = runtime.workspace / f"top-{abs(hash(request.node.name))}"
+    top = runtime.own_directory(request)
     top.mkdir()
     owned(top)
     return top

@@ -11,12 +11,11 @@ from typing import Literal, TypeVar
 from urllib.parse import quote
 
 import msgspec
-import structlog
 from flask import Response, g, request
 
 from sandbox_runtime.protocol import codec
 from sandbox_runtime.protocol.calls import Answer, RuntimeCalls
-from sandbox_runtime.protocol.errors import RuntimeUnreachable
+from sandbox_runtime.protocol.events import Error
 from sandbox_runtime.protocol.files import (
     MODIFIED_HEADER,
     FileEntry,
@@ -91,8 +90,6 @@ _RANGE = re.compile(r"bytes=[\d,\- ]{1,200}")
 _VERSION = re.compile(r"[0-9a-f]{32}")
 
 A = TypeVar("A", bound=msgspec.Struct)
-
-log = structlog.get_logger(__name__)
 
 
 class FileRoutes:
@@ -262,8 +259,14 @@ class FileRoutes:
             return calls.open("GET", "/files/watch", query=where, timeout_s=SILENCE_LIMIT_S)
 
         answer = self._door.use(owner, name, act)
-        left = partial(client_left, request.environ)
-        frames = _watch_frames(answer, left, request_id=g.request_id)
+        frames = sse.relayed(
+            answer.pieces(),
+            codec.WatchDecoder().feed,
+            _frame,
+            is_last=lambda event: isinstance(event, Error),
+            left=partial(client_left, request.environ),
+            request_id=g.request_id,
+        )
         response = Response(frames, headers=sse.HEADERS)
         response.call_on_close(answer.close)
         return response
@@ -271,9 +274,7 @@ class FileRoutes:
     def check(self, owner: str, name: str, query: FileCheckQuery) -> Response:
         """Whether anything below a directory has changed since an earlier check."""
         _check_patterns(query)
-        wanted = FileWatchQuery(
-            **{field: getattr(query, field) for field in FileWatchQuery.__struct_fields__}
-        )
+        wanted = msgspec.convert(query, FileWatchQuery, from_attributes=True)
         version = self._look(owner, name, "/files/version", wanted, FileVersion).version
         if not _VERSION.fullmatch(query.since):
             return json_answer(FileCheck(status="resync", version=version))
@@ -318,21 +319,8 @@ def _check_patterns(query: FileWatchQuery) -> None:
         raise InvalidField("exclude", "Give either `include` or `exclude`, and not both.")
 
 
-def _watch_frames(answer: Answer, left: Callable[[], bool], *, request_id: str) -> Iterator[bytes]:
-    """Ends without an `error` where the client must come back, and look at what it missed."""
-    yield sse.OPENING
-    decoder = codec.WatchDecoder()
-    try:
-        for piece in answer.pieces():
-            events = decoder.feed(piece)
-            for event in events:
-                yield sse.frame_without_id(codec.encode(event))
-            if not events:
-                if left():
-                    return
-                yield sse.HEARTBEAT
-    except RuntimeUnreachable as fault:
-        log.warning("watch cut short", request_id=request_id, reason=fault.message)
+def _frame(event: FileWatchEvent) -> bytes:
+    return sse.frame_without_id(codec.encode(event))
 
 
 def _raw(query: FileQuery, answer: Answer) -> Response:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
-import structlog
 from flask import Response, g, request
 
 from sandbox_runtime.protocol import codec
 from sandbox_runtime.protocol.calls import CALL_TIMEOUT_S, Answer, RuntimeCalls
-from sandbox_runtime.protocol.errors import ProcessNotFound, RuntimeUnreachable
-from sandbox_runtime.protocol.events import TERMINAL
+from sandbox_runtime.protocol.errors import ProcessNotFound
+from sandbox_runtime.protocol.events import TERMINAL, Numbered
 from sandbox_runtime.protocol.processes import (
     ID_PATTERN,
     KilledProcesses,
@@ -42,8 +40,6 @@ MARGIN_S = 15.0
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
 T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
 
 
 class ProcessRoutes:
@@ -110,8 +106,14 @@ class ProcessRoutes:
         if answer.status == 204:
             answer.close()
             return no_content()  # The one status that keeps a browser from coming back.
-        left = partial(client_left, request.environ)
-        frames = _frames(answer, left, request_id=g.request_id)
+        frames = sse.relayed(
+            answer.pieces(),
+            codec.LineDecoder().feed,
+            _frame,
+            is_last=lambda numbered: isinstance(numbered.event, TERMINAL),
+            left=partial(client_left, request.environ),
+            request_id=g.request_id,
+        )
         response = Response(frames, headers=sse.HEADERS)
         response.call_on_close(answer.close)
         return response
@@ -176,20 +178,5 @@ def _last_number(query: LogsQuery) -> int:
     return int(text)
 
 
-def _frames(answer: Answer, left: Callable[[], bool], *, request_id: str) -> Iterator[bytes]:
-    """Ends without a terminal event where the client must come back for it."""
-    yield sse.OPENING
-    decoder = codec.LineDecoder()
-    try:
-        for piece in answer.pieces():
-            batch = decoder.feed(piece)
-            for numbered in batch:
-                yield sse.numbered_frame(numbered.n, codec.encode(numbered.event))
-                if isinstance(numbered.event, TERMINAL):
-                    return
-            if not batch:
-                if left():
-                    return
-                yield sse.HEARTBEAT
-    except RuntimeUnreachable as fault:
-        log.warning("log's stream cut short", request_id=request_id, reason=fault.message)
+def _frame(numbered: Numbered) -> bytes:
+    return sse.numbered_frame(numbered.n, codec.encode(numbered.event))
