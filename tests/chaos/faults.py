@@ -80,7 +80,9 @@ class Faults:
             if not containers:
                 return
             container = self._rng.choice(sorted(containers, key=lambda one: str(one.name)))
-            with suppress(docker.errors.APIError), _standing_still(container):
+            # It may end by itself meanwhile, as a victim of the fault before.
+            ended = suppress(docker.errors.APIError, ProcessLookupError, FileNotFoundError)
+            with ended, _standing_still(container):
                 sandbox_id = container.labels["coldframe.sandbox"]
                 sandboxes = self._platform.state_dir / "sandboxes"
                 self._books.read_ledger(sandbox_id, sandboxes, killed=True)
@@ -116,4 +118,7 @@ def _kill_runtime(container: Any) -> None:
 
 def _pid_of(container: Any) -> int:
     container.reload()
-    return int(container.attrs["State"]["Pid"])
+    pid = int(container.attrs["State"]["Pid"])
+    if pid == 0:  # To a signal it would mean ourselves.
+        raise ProcessLookupError
+    return pid
