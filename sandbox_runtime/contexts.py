@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +17,15 @@ import structlog
 from sandbox_runtime.cancellation import Cancellation, cut_off
 from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
 from sandbox_runtime.journal import Journal, timestamp
-from sandbox_runtime.kernels import CellReport, Kernel, KernelLost, KernelNotStarted
+from sandbox_runtime.jupyter_kernels import JupyterKernel
+from sandbox_runtime.kernels import (
+    CellReport,
+    Kernel,
+    KernelLost,
+    KernelNotStarted,
+    short_of_something,
+)
+from sandbox_runtime.node_kernels import NodeKernel
 from sandbox_runtime.output import Output
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.protocol.errors import DiskFull
@@ -25,6 +33,7 @@ from sandbox_runtime.protocol.events import (
     CellException,
     Complete,
     Conclusion,
+    Display,
     Error,
     Result,
     Start,
@@ -41,7 +50,7 @@ MAX_CONTEXTS = 32
 RESULT_OVERHEAD_BYTES = 200
 """What a result counts for beside its values: its event on the wire."""
 
-PYTHON_NAMES = ("python", "python3")
+LANGUAGES = ("python", "javascript", "typescript")
 
 T = TypeVar("T")
 
@@ -68,7 +77,7 @@ class CodeContexts:
     ) -> Complete | Error:
         """Runs a cell when the cells before it in its context have ended."""
         asked = request.context
-        if asked.language not in PYTHON_NAMES:
+        if asked.language not in LANGUAGES:
             return _interpreter_missing(f"there is no interpreter for {asked.language!r}")
         context = self._contexts.get(asked.id)
         if context is None:
@@ -95,6 +104,17 @@ class CodeContexts:
         if context is not None:
             await context.end()
 
+    async def interrupt(self, context_id: str) -> bool:
+        """Stops the cell that runs in a context, as Ctrl-C does; False where none does."""
+        context = self._contexts.get(context_id)
+        return context is not None and await context.interrupt()
+
+    def restart(self, context_id: str) -> None:
+        """Ends a context's kernel, and a cell that runs in it; the next one has a new kernel."""
+        context = self._contexts.get(context_id)
+        if context is not None:
+            context.restart()
+
     async def close(self) -> None:
         await asyncio.gather(*(self.end(context_id) for context_id in self.ids()))
 
@@ -113,6 +133,10 @@ class _Context:
         self._kernel: Kernel | None = None
         self._lost_kernel = False
         self._ended = False
+        self._restarted = False
+        """Since the cell that runs was started."""
+        self._cell: _Cell | None = None
+        """The one that runs."""
 
     @property
     def is_blank(self) -> bool:
@@ -141,13 +165,18 @@ class _Context:
                 await self._lose_kernel()
                 return _context_deleted()
         journal.append(
-            Start(timestamp=timestamp(), language="python", session_restarted=self._lost_kernel)
+            Start(
+                timestamp=timestamp(),
+                language=self._context.language,
+                session_restarted=self._lost_kernel,
+            )
         )
         self._lost_kernel = False
         killed_before = self._programs.killed_by_limits()
-        cell = _Cell(request, self._kernel, journal, output, cancellation)
+        self._restarted = False
+        self._cell = _Cell(request, self._kernel, journal, output, cancellation)
         try:
-            ended = await cell.run()
+            ended = await self._cell.run()
         except KernelLost as loss:
             await self._lose_kernel()
             ran_out = self._programs.killed_by_limits() > killed_before
@@ -155,6 +184,8 @@ class _Context:
         except BaseException:
             await self._lose_kernel()
             raise
+        finally:
+            self._cell = None
         if ended.quits:
             await self._lose_kernel()
         if cancellation.code is not None:
@@ -166,6 +197,19 @@ class _Context:
             execution_count=ended.execution_count,
         )
 
+    async def interrupt(self) -> bool:
+        """False where no cell runs."""
+        if self._cell is None:
+            return False
+        await self._cell.interrupt()
+        return True
+
+    def restart(self) -> None:
+        """Kills the kernel; a cell that runs in it ends by that."""
+        self._restarted = True
+        if self._kernel is not None:
+            self._kernel.kill()
+
     async def end(self) -> None:
         """Kills the kernel; a cell that runs in it, or waits for its turn, ends by that."""
         self._ended = True
@@ -176,15 +220,19 @@ class _Context:
 
     async def _start_kernel(self) -> Kernel:
         began = time.monotonic()
-        kernel = await Kernel.start(
-            programs=self._programs,
-            settings=self._settings,
-            cwd=self._context.cwd,
-            env=self._context.env,
-        )
+        kernel = self._new_kernel()
+        await kernel.start(cwd=self._context.cwd, env=self._context.env)
         took_ms = round((time.monotonic() - began) * 1000)
         log.info("kernel started", context_id=self._context.id, duration_ms=took_ms)
         return kernel
+
+    def _new_kernel(self) -> Kernel:
+        try:
+            if self._context.language == "python":
+                return JupyterKernel(self._programs, self._settings)
+            return NodeKernel(self._programs, self._settings, self._context.language)
+        except OSError as error:
+            raise short_of_something(error) from error
 
     async def _lose_kernel(self) -> None:
         if self._kernel is not None:
@@ -199,6 +247,8 @@ class _Context:
             return cut_off(cancellation.code)
         if self._ended:
             return _context_deleted()
+        if self._restarted:
+            return _context_restarted()
         log.info("kernel died", context_id=self._context.id, exit_code=loss.exit_code)
         return _kernel_died(loss, out_of_memory=out_of_memory)
 
@@ -235,14 +285,20 @@ class _Cell:
         """Raises `KernelLost`."""
         interrupting = asyncio.create_task(self._interrupt_when_cancelled())
         try:
-            async for report in self._kernel.execute(self._code):
-                if isinstance(report, CellEnded):
-                    return report
-                await self._room()
-                self._take(report)
+            async with aclosing(self._kernel.execute(self._code)) as reports:
+                async for report in reports:
+                    if isinstance(report, CellEnded):
+                        return report
+                    await self._room()
+                    self._take(report)
         finally:
             interrupting.cancel()
         raise AssertionError("reports that stop before the cell's end")
+
+    async def interrupt(self) -> None:
+        """Where the kernel runs the cell already: before, it ignores interrupts."""
+        await self._started.wait()
+        await self._kernel.interrupt()
 
     async def _room(self) -> None:
         """Waits until output can be kept, but not when the cell is to end: it has to be heard."""
@@ -258,22 +314,22 @@ class _Cell:
                 if self._output.has_room_now():
                     self._output.write(stream, data.encode())
             # After a cancellation they come of our own interrupt, which the error event tells.
-            case Result() if self._cancellation.code is None:
+            case Result() | Display() if self._cancellation.code is None:
                 self._take_result(report)
             case CellException() if self._cancellation.code is None:
                 self._tell(report)
 
-    def _take_result(self, result: Result) -> None:
+    def _take_result(self, result: Result | Display) -> None:
         """Keeps results up to the output's limit: they are told apart, but fill the same store."""
         if self._results_bytes > self._limit_bytes:
             return
         self._results_bytes += RESULT_OVERHEAD_BYTES + len(msgspec.json.encode(result))
         if self._results_bytes > self._limit_bytes:
             text = f"[Results from here on are left out: over {self._limit_bytes:,} bytes]"
-            result = Result(timestamp="", text=text, is_main=result.is_main)
+            result = Result(timestamp="", text=text)
         self._tell(result)
 
-    def _tell(self, event: Result | CellException) -> None:
+    def _tell(self, event: Result | Display | CellException) -> None:
         """Tells it after what was printed before it, which the output may still hold."""
         self._output.flush()
         self._journal.append(msgspec.structs.replace(event, timestamp=timestamp()))
@@ -282,9 +338,7 @@ class _Cell:
         await self._cancellation.wait()
         try:
             async with asyncio.timeout(INTERRUPT_TIMEOUT_S):
-                # Before the cell runs, the kernel ignores interrupts.
-                await self._started.wait()
-                self._kernel.interrupt()
+                await self.interrupt()
                 await asyncio.Event().wait()
         except TimeoutError:
             self._kernel.kill()
@@ -332,7 +386,7 @@ def _interpreter_missing(reason: str) -> Error:
         timestamp=timestamp(),
         code="interpreter_missing",
         error=f"This sandbox cannot run the code: {reason}.",
-        hint="Use an image whose Python has the package ipykernel.",
+        hint="Use an image that has it: python3 with the package ipykernel, or Node.js.",
     )
 
 
@@ -351,6 +405,15 @@ def _context_deleted() -> Error:
         code="context_deleted",
         error="The code context was deleted before the cell ended.",
         hint="Send the cell again, in a new context.",
+    )
+
+
+def _context_restarted() -> Error:
+    return Error(
+        timestamp=timestamp(),
+        code="context_restarted",
+        error="The code context was restarted before the cell ended.",
+        hint="Its variables are gone; what the cell needs of them is to be run again before it.",
     )
 
 

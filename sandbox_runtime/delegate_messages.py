@@ -9,10 +9,11 @@ runtime, as all that the user can get at: it is decoded by type and bounded in s
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import msgspec
 
-from sandbox_runtime.protocol.events import CellException, Progress, Result, Stream
+from sandbox_runtime.protocol.events import CellException, Display, Progress, Result, Stream
 from sandbox_runtime.protocol.files import (
     FileChange,
     FileFind,
@@ -59,6 +60,10 @@ class Execute(Message, frozen=True, tag="execute"):
     code: str
 
 
+class Interrupt(Message, frozen=True, tag="interrupt"):
+    """Stop the cell that runs. For a kernel that signals cannot stop."""
+
+
 class KernelEnded(Message, frozen=True, tag="kernel_ended"):
     """The kernel is gone: report what it still said, then end."""
 
@@ -81,6 +86,15 @@ class Printed(Message, frozen=True, tag="printed"):
     data: str
 
 
+class Shown(Message, frozen=True, tag="shown"):
+    """What the cell showed, by MIME type: the value of its last expression where `is_main`."""
+
+    data: dict[str, Any]
+    is_main: bool
+    display_id: str | None = None
+    update: bool = False
+
+
 class CellEnded(Message, frozen=True, tag="cell_ended"):
     """The kernel waits for the next cell."""
 
@@ -90,7 +104,8 @@ class CellEnded(Message, frozen=True, tag="cell_ended"):
     """The cell asked for the kernel's end, as `exit()` does."""
 
 
-KernelReport = Ready | CellStarted | Printed | Result | CellException | CellEnded | Fault
+KernelReport = Ready | CellStarted | Printed | Result | Display | CellException | CellEnded | Fault
+NodeReport = Ready | CellStarted | Printed | Shown | CellException | CellEnded
 
 
 class Clone(Message, frozen=True, tag="clone"):

@@ -27,10 +27,8 @@ from sandbox_runtime.delegate_messages import (
     Printed,
     Ready,
 )
-from sandbox_runtime.protocol.events import CellException, Result, Stream
-
-MAX_VALUE_BYTES = 10 * 1024 * 1024
-"""One MIME type of a result, and all of a result together; what is larger is left out."""
+from sandbox_runtime.protocol.events import CellException, Stream
+from sandbox_runtime.results import shown
 
 MAX_EXCEPTION_CHARS = 256 * 1024
 """Each of an exception's name, value and traceback: the first half and the last."""
@@ -54,20 +52,11 @@ LAST_WORDS_S = 0.1
 
 MAX_JSON_LEVELS = 100
 
+MAX_ID_CHARS = 200
+"""Of what a cell calls a place that it shows something in."""
+
 MESSAGES_AT_ONCE = 100
 """Before orders are looked at again."""
-
-FIELDS = {
-    "text/plain": "text",
-    "text/html": "html",
-    "text/markdown": "markdown",
-    "text/latex": "latex",
-    "application/javascript": "javascript",
-    "image/svg+xml": "svg",
-    "image/png": "png",
-    "image/jpeg": "jpeg",
-    "application/json": "json",
-}
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 
@@ -185,9 +174,15 @@ class _Cells:
                     piece = text[start : start + PRINTED_CHARS]
                     self._channel.send(Printed(stream=stream, data=piece))
             case "execute_result":
-                self._channel.send(result_from(content["data"], is_main=True))
+                self._channel.send(shown(bundle_from(content["data"]), is_main=True))
             case "display_data" | "update_display_data":
-                self._channel.send(result_from(content["data"], is_main=False))
+                told = shown(
+                    bundle_from(content["data"]),
+                    is_main=False,
+                    display_id=_display_id(content),
+                    update=kind == "update_display_data",
+                )
+                self._channel.send(told)
             case "error":
                 self._tell_exception(content)
             case "execute_input":
@@ -236,29 +231,31 @@ class _Cells:
         self._cell_id = self._reply = None
 
 
-def result_from(data: dict[str, Any], *, is_main: bool) -> Result:
-    """One result in all its MIME types that we know, each a text, or a value for JSON."""
-    values: dict[str, Any] = {}
+def bundle_from(data: dict[str, Any]) -> dict[str, Any]:
+    """What a kernel shows, as JSON that any reader takes, by MIME type; what is not, is named."""
+    bundle = {}
     notes = []
-    left_bytes = MAX_VALUE_BYTES
-    for mime, field in FIELDS.items():
-        if mime not in data:
-            continue
-        if field == "json" and not _is_plain(data[mime]):
-            notes.append(f"[{mime} is left out: not JSON that every reader takes]")
-            continue
-        value = data[mime] if field == "json" else _clean(data[mime])
-        size = len(msgspec.json.encode(value))
-        if size > left_bytes:
-            notes.append(f"[{mime} of {size:,} bytes is left out: over {MAX_VALUE_BYTES:,} bytes]")
-            continue
-        left_bytes -= size
-        values[field] = value.strip() if field in ("png", "jpeg") else value
-    if not values and not notes:
-        notes.append(f"[{', '.join(str(mime)[:100] for mime in list(data)[:10])}]")
+    for mime, value in data.items():
+        if isinstance(value, list) and not mime.endswith("json"):
+            # It may come as lines.
+            value = "".join(value) if all(isinstance(line, str) for line in value) else value
+        if isinstance(value, str):
+            bundle[_clean(mime)] = _clean(value)
+        elif _is_plain(value):
+            bundle[_clean(mime)] = value
+        else:
+            notes.append(f"[{_clean(mime)} is left out: not JSON that every reader takes]")
     if notes:
-        values["text"] = "\n".join([values["text"], *notes] if "text" in values else notes)
-    return Result(timestamp="", is_main=is_main, **values)
+        bundle["text/plain"] = "\n".join(
+            [bundle["text/plain"], *notes] if "text/plain" in bundle else notes
+        )
+    return bundle
+
+
+def _display_id(content: dict[str, Any]) -> str | None:
+    transient = content.get("transient")
+    display_id = transient.get("display_id") if isinstance(transient, dict) else None
+    return None if display_id is None else _clean(display_id)[:MAX_ID_CHARS]
 
 
 def _is_plain(value: Any, levels: int = MAX_JSON_LEVELS) -> bool:

@@ -1,34 +1,21 @@
-"""Starts the kernel of one code context, runs its cells, and knows how it ended."""
+"""What a kernel is to a code context: it runs cells, one after another, until it ends."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox_runtime import delegates
-from sandbox_runtime.delegate_messages import (
-    CellEnded,
-    CellStarted,
-    Connect,
-    Execute,
-    Fault,
-    KernelEnded,
-    KernelReport,
-    Printed,
-    Ready,
-)
-from sandbox_runtime.delegates import Delegate, DelegateLost
+from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
 from sandbox_runtime.programs import JobGroup, UserPrograms
-from sandbox_runtime.protocol.events import CellException, Result
+from sandbox_runtime.protocol.events import CellException, Display, Result
 from sandbox_runtime.settings import Settings
 
 START_TIMEOUT_S = 60.0
@@ -39,20 +26,14 @@ LAST_WORDS_TIMEOUT_S = 0.5
 LINE_BYTES = 64 * 1024
 """Of what an interpreter says that does not become a kernel."""
 
-MAX_SOCKET_PATH_BYTES = 107
-"""Of a Unix socket's name, by the kernel's `sockaddr_un`."""
+INTERPRETERS = Path(__file__).with_name("interpreters")
+"""Programs of ours that the user's interpreters run, from copies that the user can read."""
 
-CHANNELS = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
-
-MATPLOTLIB_BACKEND = "module://matplotlib_inline.backend_inline"
-
-_KERNEL_PROGRAM = Path(__file__).with_name("bounded_kernel.py")
-
-CellReport = CellStarted | Printed | Result | CellException | CellEnded
+CellReport = CellStarted | Printed | Result | Display | CellException | CellEnded
 
 
 class KernelNotStarted(Exception):
-    """No kernel came to be. `missing`: because there is no such interpreter, or no ipykernel."""
+    """No kernel came to be. `missing`: because the image has no such interpreter."""
 
     def __init__(self, message: str, *, missing: bool) -> None:
         super().__init__(message)
@@ -68,74 +49,47 @@ class KernelLost(Exception):
         self.exit_code = exit_code
 
 
-class Kernel:
-    """A kernel and the delegate that speaks with it, from `start` to `close`."""
+class Kernel(ABC):
+    """An interpreter and who speaks with it, from `start` to `close`. Lives on one event loop."""
 
-    def __init__(self, group: JobGroup, directory: Path) -> None:
-        self._group = group
-        self._directory = directory
+    def __init__(self, programs: UserPrograms, settings: Settings) -> None:
+        self._programs = programs
+        self._settings = settings
+        self._group: JobGroup = programs.new_group("kernel")
+        self._directory = Path(tempfile.mkdtemp(prefix="kernel-", dir=settings.scratch))
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: asyncio.Task[int] | None = None
-        self._delegate: Delegate | None = None
-        self._farewell: asyncio.Task[None] | None = None
 
-    @classmethod
-    async def start(
-        cls,
-        *,
-        programs: UserPrograms,
-        settings: Settings,
-        cwd: str,
-        env: Mapping[str, str | None],
-    ) -> Kernel:
-        """Returns when the kernel waits for its first cell. Raises `KernelNotStarted`."""
-        try:
-            directory = Path(tempfile.mkdtemp(prefix="kernel-", dir=settings.scratch))
-        except OSError as error:
-            raise _short_of_something(error) from error
-        kernel = cls(programs.new_group("kernel"), directory)
+    async def start(self, *, cwd: str, env: Mapping[str, str | None]) -> None:
+        """Returns when it waits for its first cell. Raises `KernelNotStarted`, and is closed."""
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                await kernel._start(programs, settings, cwd, env)
+                await self._start(cwd, env)
         except TimeoutError:
-            await kernel.close()
+            await self.close()
             message = f"the interpreter did not become a kernel within {START_TIMEOUT_S:.0f} s"
             raise KernelNotStarted(message, missing=False) from None
         except OSError as error:
-            await kernel.close()
-            raise _short_of_something(error) from error
+            await self.close()
+            raise short_of_something(error) from error
         except BaseException:
-            await kernel.close()
+            await self.close()
             raise
-        return kernel
 
     @property
     def alive(self) -> bool:
         return self._ended is not None and not self._ended.done()
 
-    async def execute(self, code: str) -> AsyncIterator[CellReport]:
+    @abstractmethod
+    def execute(self, code: str) -> AsyncGenerator[CellReport, None]:
         """Runs a cell and gives what it reports; `CellEnded` is the last. Raises `KernelLost`.
 
         It reports no faster than it is read: the cell's printing waits.
         """
-        assert self._delegate is not None
-        await self._delegate.order(Execute(code=code))
-        while True:
-            try:
-                report = await self._delegate.report()
-            except DelegateLost:
-                raise KernelLost(await self._exit_code()) from None
-            if isinstance(report, Fault | Ready):
-                raise KernelLost(await self._exit_code())
-            yield report
-            if isinstance(report, CellEnded):
-                return
 
-    def interrupt(self) -> None:
-        """Stops the cell, and the programs that it waits for, as Ctrl-C does."""
-        if self._process is not None and self.alive:
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGINT)
+    @abstractmethod
+    async def interrupt(self) -> None:
+        """Stops the cell, and the programs that it waits for."""
 
     def kill(self) -> None:
         """Ends the kernel at once; a cell that runs then raises `KernelLost`."""
@@ -144,10 +98,6 @@ class Kernel:
     async def close(self) -> None:
         """Ends the kernel and all that it started."""
         self._group.kill_all()
-        if self._farewell is not None:
-            self._farewell.cancel()
-        if self._delegate is not None:
-            await self._delegate.close()
         if self._ended is not None:
             await self._ended
         await self._group.close()
@@ -155,143 +105,48 @@ class Kernel:
             self._lock_directory()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    async def _start(
-        self, programs: UserPrograms, settings: Settings, cwd: str, env: Mapping[str, str | None]
-    ) -> None:
-        connection_file = self._prepare_directory(programs)
-        complete_env = programs.environment({"MPLBACKEND": MATPLOTLIB_BACKEND, **env})
-        complaints, self._process = self._spawn(
-            programs, settings, connection_file, cwd, complete_env
-        )
-        try:
-            self._ended = asyncio.ensure_future(programs.wait(self._process))
-            # It takes a third of the time that the kernel takes, beside it.
-            self._delegate = await delegates.start(
-                "sandbox_runtime.kernel_client",
-                programs=programs,
-                settings=settings,
-                env=programs.environment({}),
-                group=self._group,
-                reports=KernelReport,
-            )
-            await self._delegate.order(Connect(connection_file=str(connection_file)))
-            await self._wait_until_ready(complaints)
-        finally:
-            os.close(complaints)
-        self._lock_directory()
-        self._farewell = asyncio.create_task(self._let_it_be_heard())
+    @abstractmethod
+    async def _start(self, cwd: str, env: Mapping[str, str | None]) -> None: ...
 
-    def _prepare_directory(self, programs: UserPrograms) -> Path:
-        """Makes the connection file, in a directory where the kernel can make its sockets."""
-        address = str(self._directory / "k")
-        if len(os.fsencode(address)) + 2 > MAX_SOCKET_PATH_BYTES:
-            raise KernelNotStarted(f"no socket can be named {address}-1: too long", missing=False)
-        connection = {
-            "transport": "ipc",
-            "ip": address,
-            "key": secrets.token_hex(32),
-            "signature_scheme": "hmac-sha256",
-            **CHANNELS,
-        }
-        connection_file = self._directory / "connection.json"
-        connection_file.write_text(json.dumps(connection))
-        program = self._directory / "kernel.py"
-        program.write_bytes(_KERNEL_PROGRAM.read_bytes())
-        for path in (connection_file, program, self._directory):
+    def _give_to_user(self, *paths: Path) -> None:
+        for path in (*paths, self._directory):
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
             try:
-                programs.give_to_user(descriptor)
+                self._programs.give_to_user(descriptor)
             finally:
                 os.close(descriptor)
-        return connection_file
 
     def _lock_directory(self) -> None:
-        """Takes the directory back: its sockets are bound, and the space in it is ours."""
+        """Takes the directory back: what the kernel needs of it is open, and its space is ours."""
         os.chown(self._directory, os.geteuid(), os.getegid())
         self._directory.chmod(0o700)
 
-    def _spawn(
-        self,
-        programs: UserPrograms,
-        settings: Settings,
-        connection_file: Path,
-        cwd: str,
-        env: Mapping[str, str],
-    ) -> tuple[int, subprocess.Popen[bytes]]:
-        """Starts the interpreter; with it, the end of a pipe on which it complains."""
-        complaints, its_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(its_end, True)
-        argv = [
-            settings.python,
-            str(connection_file.with_name("kernel.py")),
-            "-f",
-            str(connection_file),
-            "--HistoryManager.hist_file=:memory:",
-        ]
-        try:
-            process = programs.spawn(
-                argv,
-                cwd=cwd,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=its_end,
-                group=self._group,
-            )
-        except OSError as error:
-            os.close(complaints)
-            message = f"{settings.python} cannot be started: {error.strerror}"
-            raise KernelNotStarted(message, missing=True) from error
-        finally:
-            os.close(its_end)
-        return complaints, process
-
-    async def _wait_until_ready(self, complaints: int) -> None:
-        assert self._delegate is not None
-        assert self._ended is not None
-        report = asyncio.ensure_future(self._delegate.report())
-        await asyncio.wait({report, self._ended}, return_when=asyncio.FIRST_COMPLETED)
-        if report.done() and report.exception() is None and isinstance(report.result(), Ready):
-            return
-        if not self._ended.done():
-            what = report.exception() or report.result()
-            raise KernelNotStarted(f"its client ended: {what}", missing=False)
-        report.cancel()
-        complaint = _last_line(_read_all(complaints))
-        missing = complaint.startswith("ModuleNotFoundError:")
-        raise KernelNotStarted(
-            complaint or f"the interpreter ended with exit code {self._ended.result()}",
-            missing=missing,
-        )
-
-    async def _let_it_be_heard(self) -> None:
-        """When the kernel ends, has the delegate report the last of it, then end."""
-        assert self._delegate is not None
-        assert self._ended is not None
-        await asyncio.shield(self._ended)
-        await self._delegate.order(KernelEnded())
-        await asyncio.sleep(LAST_WORDS_TIMEOUT_S)
-        self._group.kill_all()
+    def _signal_group(self) -> None:
+        """As Ctrl-C does."""
+        if self._process is not None and self.alive:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGINT)
 
     async def _exit_code(self) -> int | None:
-        """Asked when the delegate ended: together with the kernel, or before it."""
+        """Asked when the reports have ended: together with the kernel, or before it."""
         assert self._ended is not None
         await asyncio.wait({self._ended}, timeout=LAST_WORDS_TIMEOUT_S)
         return self._ended.result() if self._ended.done() else None
 
 
-def _short_of_something(error: OSError) -> KernelNotStarted:
+def short_of_something(error: OSError) -> KernelNotStarted:
     """Of memory, processes or space, mostly."""
     return KernelNotStarted(f"the sandbox could not start it: {error.strerror}", missing=False)
 
 
-def _read_all(descriptor: int) -> bytes:
+def last_words(complaints: int) -> str:
+    """The last line of what an interpreter has said on the pipe, which does not block."""
     try:
-        return os.read(descriptor, LINE_BYTES)
+        return last_line(os.read(complaints, LINE_BYTES).decode(errors="replace"))
     except BlockingIOError:
-        return b""
+        return ""
 
 
-def _last_line(data: bytes) -> str:
-    lines = data.decode(errors="replace").strip().splitlines()
+def last_line(text: str) -> str:
+    lines = text.strip().splitlines()
     return lines[-1][:500] if lines else ""

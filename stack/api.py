@@ -19,7 +19,8 @@ class Event(msgspec.Struct, frozen=True, rename="camel"):
     """One event of a job, as far as a person at a terminal wants to know."""
 
     type: str
-    data: str = ""
+    data: object = ""
+    """A text, where it is output."""
     step: str = ""
     name: str = ""
     status: str = ""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-SUFFIXES = frozenset({".py", ".lua", ".txt"})
+SUFFIXES = frozenset({".py", ".cjs", ".lua", ".txt"})
 
 
 def source_digest(root: Path, names: Iterable[str]) -> str:

@@ -41,7 +41,7 @@ def describe(event: Event) -> list[str]:
     place = f"[{event.step}] " if event.step else ""
     match event.type:
         case "stdout" | "stderr":
-            return [f"{event.type:<8} {place}{line}" for line in event.data.splitlines()]
+            return [f"{event.type:<8} {place}{line}" for line in str(event.data).splitlines()]
         case "result":
             lines = [f"result   {line}" for line in event.text.splitlines()]
             if event.png:

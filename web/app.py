@@ -128,7 +128,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             now=timestamp,
         ).operations(),
         *ContextRoutes(
-            sandboxes=sandboxes, names=names, control=control, now=timestamp
+            sandboxes=sandboxes, names=names, control=control, door=door, now=timestamp
         ).operations(),
         *BuildRoutes(
             jobs=job_list,

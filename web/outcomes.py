@@ -13,6 +13,7 @@ from sandbox_runtime.protocol.events import (
     CellException,
     Complete,
     Conclusion,
+    Display,
     Error,
     Result,
     Start,
@@ -82,7 +83,7 @@ class CodeOutcome:
     def __init__(self, job_id: str) -> None:
         self._job_id = job_id
         self._logs = Logs(stdout=[], stderr=[])
-        self._results: list[Result] = []
+        self._results: list[Result | Display] = []
         self._exception: CellException | UnsetType = UNSET
         self._end = _End()
 
@@ -94,10 +95,24 @@ class CodeOutcome:
                 self._logs.stderr.append(event.data)
             case Result():
                 self._results.append(event)
+            case Display():
+                self._show(event)
             case CellException():
                 self._exception = event
             case _:
                 self._end.add(event)
+
+    def _show(self, told: Display) -> None:
+        """An update stands where what it updates stood."""
+        places = [
+            place
+            for place, one in enumerate(self._results)
+            if told.update and isinstance(one, Display) and one.display_id == told.display_id
+        ]
+        for place in places:
+            self._results[place] = told
+        if not places:
+            self._results.append(told)
 
     def result(self) -> CodeResult:
         end = self._end

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from sandbox_runtime.protocol.events import CellException, Conclusion, Result
+from sandbox_runtime.protocol.events import CellException, Conclusion, Display, Result
 from sandbox_runtime.protocol.requests import (
     MAX_COMMAND_BYTES,
     MAX_OUTPUT_LIMIT_BYTES,
@@ -445,7 +445,7 @@ class CodeResult(_Answer, frozen=True, kw_only=True):
 
     job_id: str
     logs: Logs
-    results: list[Result]
+    results: list[Result | Display]
     exception: CellException | UnsetType = UNSET
     error: JobErrorView | UnsetType = UNSET
     execution_count: int | None

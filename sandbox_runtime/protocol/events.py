@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from sandbox_runtime.protocol.charts import Chart
+
 
 class Conclusion(StrEnum):
     """How a job ended. `success` is exit 0, `failure` any other exit of the user's program."""
@@ -62,8 +64,8 @@ class Stderr(_Event, frozen=True, tag="stderr"):
     step: str | None = None
 
 
-class Result(_Event, frozen=True, tag="result"):
-    """What a cell showed: the same thing in every MIME type that the kernel gave."""
+class _Shown(_Event, frozen=True):
+    """The same thing in every MIME type that the kernel gave."""
 
     text: str | None = None
     html: str | None = None
@@ -76,8 +78,25 @@ class Result(_Event, frozen=True, tag="result"):
     jpeg: str | None = None
     """Base64."""
     json: Any = None
+    data: Any = None
+    """Of a table: its columns and rows, as a Table Schema with data (frictionlessdata.io)."""
+    chart: Chart | None = None
+    """Of a figure: what is drawn in it."""
+
+
+class Result(_Shown, frozen=True, tag="result"):
+    """What a cell showed."""
+
     is_main: bool = False
     """True for the value of the cell's last expression, false for what was displayed."""
+
+
+class Display(_Shown, frozen=True, tag="display", kw_only=True):
+    """What a cell showed in a place that can be told of again, as a progress bar is."""
+
+    display_id: str
+    update: bool = False
+    """It takes the place of what was shown with this id before."""
 
 
 class CellException(_Event, frozen=True, tag="exception"):
@@ -139,7 +158,16 @@ class Error(_Event, frozen=True, tag="error"):
 
 
 RuntimeEvent = (
-    Start | Stdout | Stderr | Result | CellException | Progress | Truncated | Complete | Error
+    Start
+    | Stdout
+    | Stderr
+    | Result
+    | Display
+    | CellException
+    | Progress
+    | Truncated
+    | Complete
+    | Error
 )
 TERMINAL = (Complete, Error)
 

@@ -12,6 +12,9 @@ HTTP/1.1 on a Unix socket; each request carries `Authorization: Bearer <token>`.
     GET    /executions                        → [ExecutionStatus]
     DELETE /sessions/{name}                   → 204, also where there is none: ends its shell
     DELETE /contexts/{id}                     → 204, also where there is none: ends its kernel
+    POST   /contexts/{id}/interrupt           → ContextInterrupted
+    POST   /contexts/{id}/restart             → 204, also where there is none: ends its kernel, for
+                                              the next cell to have a new one
     PUT    /archive?path=/workspace/source    body: a tar archive → 204; unpacked as the user
 
 A failed request answers with `errors.ErrorBody`. An execution's id is the caller's; starting is
@@ -188,6 +191,11 @@ class Pong(msgspec.Struct, frozen=True, rename="camel"):
     executions: int
     sessions: list[str]
     contexts: list[str]
+
+
+class ContextInterrupted(msgspec.Struct, frozen=True, rename="camel"):
+    interrupted: bool
+    """A cell ran, and was told to end; how it ends, its own events tell."""
 
 
 class ExecutionStatus(msgspec.Struct, frozen=True, rename="camel"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import struct
 
 import pytest
 
@@ -94,6 +95,251 @@ def test_a_deadline_interrupts_the_cell_and_keeps_the_context(api: Client, box: 
 
     assert (cut["conclusion"], cut["logs"]["stdout"]) == ("timed_out", ["here\n"])
     assert after["results"][0]["text"] == "1"
+
+
+JAVASCRIPT = ("javascript", "typescript")
+
+
+@pytest.mark.parametrize("language", JAVASCRIPT)
+def test_output_of_javascript_streams_while_the_cell_runs(
+    api: Client, box: str, language: str
+) -> None:
+    code = """for (const n of [0, 1, 2]) {
+        console.log(n)
+        await new Promise((resolve) => setTimeout(resolve, 400))
+    }"""
+
+    received = api.stream(f"/v1/sandboxes/{box}/code", {"code": code, "language": language})
+
+    check_stream(received)
+    outputs = [item for item in received if item.event["type"] == "stdout"]
+    assert received[0].event["language"] == language
+    assert stdout_of(received) == "0\n1\n2\n"
+    assert outputs[-1].at - outputs[0].at > 0.5
+
+
+@pytest.mark.parametrize(
+    ("leave", "reason"),
+    [
+        ("process.exit(3)", "exited with code 3"),
+        ("process.kill(process.pid, 'SIGKILL')", "SIGKILL"),
+        ("process.abort()", "SIGABRT"),
+    ],
+)
+def test_a_node_that_ends_is_said_and_the_next_cell_has_a_new_one(
+    api: Client, box: str, leave: str, reason: str
+) -> None:
+    died = api.code(box, f"console.log('before'); {leave}", language="js")
+    after = api.stream(f"/v1/sandboxes/{box}/code", {"code": "1", "language": "js"})
+
+    assert died["error"]["code"] == "kernel_died"
+    assert reason in died["error"]["message"]
+    assert died["logs"]["stdout"] == ["before\n"]
+    assert after[0].event["sessionRestarted"] is True
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        "while (true) {}",
+        "await new Promise(() => {})",
+        "await 1; while (true) {}",
+        "require('child_process').execSync('sleep 60')",
+    ],
+)
+def test_a_deadline_interrupts_javascript_and_keeps_its_variables(
+    api: Client, box: str, endless: str
+) -> None:
+    api.code(box, "globalThis.kept = 1", language="js")
+
+    cut = api.code(box, f"console.log('here'); {endless}", language="js", timeoutMs=1000)
+    # What the interrupted cell has left behind is collected.
+    api.code(box, "for (let n = 0; n < 100; n++) new Array(1e6).fill(n)", language="js")
+    after = api.code(box, "kept", language="js")
+
+    assert (cut["conclusion"], cut["logs"]["stdout"]) == ("timed_out", ["here\n"])
+    assert after["results"][0]["text"] == "1"
+
+
+def test_a_cell_that_waits_for_what_will_never_come_can_be_collected_around(
+    api: Client, box: str
+) -> None:
+    code = "setInterval(() => new Array(1e6).fill(0), 10); await new Promise(() => {})"
+
+    result = api.code(box, code, language="ts", timeoutMs=2000)
+
+    assert result["conclusion"] == "timed_out"
+
+
+def test_javascript_contexts_have_their_own_names_directory_and_variables(
+    api: Client, box: str
+) -> None:
+    made = api.http.post(
+        f"/v1/sandboxes/{box}/contexts",
+        json={"language": "node", "cwd": "/tmp", "envVars": {"WHO": "me"}},
+    ).json()
+    api.code(box, "const secret = 1", language="javascript")
+
+    result = api.code(box, "[process.cwd(), process.env.WHO, typeof secret]", context=made["id"])
+
+    assert made["language"] == "javascript"
+    assert result["results"][0]["json"] == ["/tmp", "me", "undefined"]
+
+
+def test_cells_of_one_javascript_context_run_in_order(api: Client, box: str) -> None:
+    api.code(box, "var counter = 0", language="js")
+    path = f"/v1/sandboxes/{box}/code"
+    cell = "await new Promise((resolve) => setTimeout(resolve, 20)); ++counter"
+
+    jobs = [api.submit(path, {"code": cell, "language": "js"}) for _ in range(5)]
+
+    values = [api.follow_to_the_end(job)[1].event["text"] for job in jobs]
+    assert values == ["1", "2", "3", "4", "5"]
+
+
+def test_a_typescript_cell_is_not_run_in_a_context_of_javascript(api: Client, box: str) -> None:
+    made = api.http.post(f"/v1/sandboxes/{box}/contexts", json={"language": "js"}).json()
+
+    answer = api.http.post(
+        f"/v1/sandboxes/{box}/code",
+        json={"code": "1", "language": "ts", "context": made["id"]},
+    )
+
+    assert answer.status_code == 409
+    assert answer.json()["error"]["code"] == "context_language_differs"
+
+
+ENDLESS = {"python": "print('on')\nwhile True: pass", "js": "console.log('on'); while (true) {}"}
+RAISED = {"python": "KeyboardInterrupt", "js": "Interrupted"}
+
+
+@pytest.mark.parametrize("language", ENDLESS)
+def test_an_interrupted_cell_raises_and_keeps_the_variables(
+    api: Client, box: str, language: str
+) -> None:
+    context = api.http.post(f"/v1/sandboxes/{box}/contexts", json={"language": language}).json()
+    one = f"/v1/sandboxes/{box}/contexts/{context['id']}"
+    api.code(box, "kept = 1", context=context["id"])
+    job = api.submit(f"/v1/sandboxes/{box}/code", cell(ENDLESS[language], context))
+    wait_for_output(api, job)
+
+    answer = api.http.post(f"{one}/interrupt")
+    events = [item.event for item in api.follow_to_the_end(job)]
+    idle = api.http.post(f"{one}/interrupt")
+
+    assert (answer.status_code, answer.json()) == (200, {"interrupted": True})
+    assert [event["name"] for event in events if event["type"] == "exception"] == [RAISED[language]]
+    assert events[-1]["conclusion"] == "failure"
+    assert api.code(box, "kept", context=context["id"])["results"][0]["text"] == "1"
+    assert idle.json() == {"interrupted": False}
+
+
+@pytest.mark.parametrize("language", ENDLESS)
+def test_a_restarted_context_ends_its_cell_and_says_that_its_state_is_gone(
+    api: Client, box: str, language: str
+) -> None:
+    context = api.http.post(f"/v1/sandboxes/{box}/contexts", json={"language": language}).json()
+    job = api.submit(f"/v1/sandboxes/{box}/code", cell(ENDLESS[language], context))
+    wait_for_output(api, job)
+
+    answer = api.http.post(f"/v1/sandboxes/{box}/contexts/{context['id']}/restart")
+    ended = api.follow_to_the_end(job)[-1].event
+    after = api.stream(f"/v1/sandboxes/{box}/code", cell("1", context))
+
+    assert answer.status_code == 204
+    assert (ended["type"], ended["code"]) == ("error", "context_restarted")
+    assert after[0].event["sessionRestarted"] is True
+
+
+def wait_for_output(api: Client, job: str) -> None:
+    with api.following(job) as received:
+        next(item for item in received if item.event["type"] == "stdout")
+
+
+def cell(code: str, context: dict[str, str]) -> dict[str, str]:
+    return {"code": code, "context": context["id"]}
+
+
+def test_fifty_megabytes_of_javascript_are_cut_at_the_cap(api: Client, box: str) -> None:
+    code = (
+        "const line = 'x'.repeat(1023) + '\\n'; for (let n = 0; n < 51200; n++) console.log(line)"
+    )
+
+    result = api.code(box, code, language="js")
+
+    assert result["truncated"] is True, (result["error"], result["logs"]["stderr"])
+    assert sum(map(len, result["logs"]["stdout"])) == 16 * 1024 * 1024
+    assert result["conclusion"] == "success"
+
+
+def test_what_a_picture_shows_can_be_updated_in_its_place(api: Client, box: str) -> None:
+    code = """from IPython.display import display
+bar = display("0 %", display_id="bar")
+display("between")
+bar.update("100 %")"""
+
+    received = api.stream(f"/v1/sandboxes/{box}/code", {"code": code})
+    result = api.code(box, code)
+
+    told = [item.event for item in received if item.event["type"] == "display"]
+    assert [(one["displayId"], one.get("update", False), one["text"]) for one in told] == [
+        ("bar", False, "'0 %'"),
+        ("bar", True, "'100 %'"),
+    ]
+    assert [one["text"] for one in result["results"]] == ["'100 %'", "'between'"]
+
+
+ANALYSIS = """
+import pandas as pd
+import matplotlib.pyplot as plt
+
+table = pd.DataFrame({
+    'Month': ['Jan', 'Feb', 'Mar'],
+    'Sales': [10000, 12000, 15000],
+    'Profit': [2000, 2500, 3200],
+})
+print(table.describe())
+plt.figure(figsize=(10, 6))
+plt.subplot(1, 2, 1)
+plt.bar(table['Month'], table['Sales'])
+plt.title('Monthly Sales')
+plt.ylabel('Sales ($)')
+plt.subplot(1, 2, 2)
+plt.plot(table['Month'], table['Profit'], marker='o', color='green')
+plt.title('Monthly Profit')
+plt.tight_layout()
+plt.show()
+table.to_dict('records')
+"""
+
+GROWTH = """
+const fs = require('fs');
+const data = JSON.parse(fs.readFileSync('/tmp/sales.json', 'utf8'));
+const growth = data.map((now, index) => index === 0
+  ? { ...now, growth: 0 }
+  : { ...now, growth: ((now.Sales / data[index - 1].Sales - 1) * 100).toFixed(2) + '%' });
+console.log('Growth:', growth.length);
+growth;
+"""
+
+
+def test_data_goes_from_python_to_javascript_with_its_picture_and_its_json(
+    api: Client, box: str
+) -> None:
+    analysis = api.code(box, ANALYSIS)
+    api.code(box, "table.to_json('/tmp/sales.json', orient='records')", language="python")
+    growth = api.code(box, GROWTH, language="javascript")
+
+    picture, records = analysis["results"]
+    bars, line = picture["chart"]["charts"]
+    width, height = struct.unpack(">II", base64.b64decode(picture["png"])[16:24])
+    assert width > height > 500
+    assert (bars["type"], bars["title"], bars["yUnit"]) == ("bar", "Monthly Sales", "$")
+    assert bars["data"] == [{"x": ["Jan", "Feb", "Mar"], "y": [10000.0, 12000.0, 15000.0]}]
+    assert (line["type"], line["data"][0]["y"]) == ("line", [2000.0, 2500.0, 3200.0])
+    assert records["json"][1] == {"Month": "Feb", "Sales": 12000, "Profit": 2500}
+    assert growth["results"][0]["json"][1]["growth"] == "20.00%"
+    assert growth["logs"]["stdout"] == ["Growth: 3\n"]
 
 
 def test_a_language_that_is_not_there_is_named_with_those_that_are(api: Client, box: str) -> None:

@@ -47,6 +47,12 @@ def test_memory_beyond_the_limit_kills_the_program_and_says_so(api: Client, box:
     assert "oomKilled" not in after
 
 
+def test_a_program_that_asks_is_told_the_memory_of_its_sandbox(api: Client, box: str) -> None:
+    result = api.exec(box, "node -e 'console.log(process.constrainedMemory() / 2 ** 20)'")
+
+    assert result["stdout"] == f"{MEMORY_MB}\n"
+
+
 def test_memory_within_the_limit_can_be_used(api: Client, box: str) -> None:
     result = api.exec(box, ALLOCATE.format(MEMORY_MB - 64))
 

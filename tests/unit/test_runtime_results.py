@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import pytest
 
-from sandbox_runtime.kernel_client import MAX_VALUE_BYTES, result_from
+from sandbox_runtime.kernel_client import bundle_from
 from sandbox_runtime.protocol.codec import encode
+from sandbox_runtime.protocol.events import Display, Result
+from sandbox_runtime.results import MAX_VALUE_BYTES, shown
+
+
+def result_from(data: Mapping[str, object], *, is_main: bool) -> Result:
+    result = shown(bundle_from(dict(data)), is_main=is_main)
+    assert isinstance(result, Result)
+    return result
 
 
 def test_every_mime_type_of_one_output_is_in_one_result() -> None:
@@ -37,7 +47,30 @@ def test_every_mime_type_of_one_output_is_in_one_result() -> None:
         "png": "UE5H",
         "jpeg": "SlBH",
         "json": {"a": [1, None]},
+        "data": None,
+        "chart": None,
     }
+
+
+def test_what_can_be_told_of_again_names_its_place() -> None:
+    told = shown({"text/plain": "50 %"}, is_main=False, display_id="bar", update=True)
+
+    assert told == Display(timestamp="", text="50 %", display_id="bar", update=True)
+
+
+def test_a_table_is_told_as_data() -> None:
+    table = {"schema": {"fields": [{"name": "n", "type": "integer"}]}, "data": [{"n": 1}]}
+
+    assert shown({"application/vnd.dataresource+json": table}, is_main=True).data == table
+
+
+def test_a_figure_is_told_as_a_chart() -> None:
+    figure = {"data": [{"type": "bar", "x": ["a"], "y": [1]}], "layout": {"title": "T"}}
+
+    chart = shown({"application/vnd.plotly.v1+json": figure}, is_main=True).chart
+
+    assert chart is not None
+    assert (chart.type, chart.title, chart.data[0].y) == ("bar", "T", [1.0])
 
 
 def test_a_value_that_is_too_large_is_left_out_and_named() -> None:
@@ -86,5 +119,4 @@ def test_a_lone_surrogate_is_replaced_and_a_pair_joined() -> None:
 
 @pytest.mark.parametrize("value", [None, 5, {"a": 1}, ["a", 1]])
 def test_a_text_that_is_none_is_refused(value: object) -> None:
-    with pytest.raises(TypeError):
-        result_from({"text/html": value}, is_main=False)
+    assert result_from({"text/html": value}, is_main=False).html is None

@@ -239,7 +239,10 @@ def test_a_language_that_is_not_there_is_answered_with_those_that_are() -> None:
     with pytest.raises(LanguageUnsupported) as caught:
         request.asked_language()
 
-    assert caught.value.details == {"field": "language", "supported": ["python"]}
+    assert caught.value.details == {
+        "field": "language",
+        "supported": ["javascript", "python", "typescript"],
+    }
 
 
 def test_a_queued_job_is_shown_with_its_status_and_without_what_it_has_not() -> None:

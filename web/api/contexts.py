@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 from flask import Response
 
+from sandbox_runtime.protocol.calls import RuntimeCalls
+from sandbox_runtime.protocol.requests import ContextInterrupted
 from web.api.sessions import check_running
+from web.door import Door
 from web.names import SandboxNames
 from web.operations import Operation, json_answer, no_content
 from web.schemas import ContextRequest, ContextsPage, ContextView, context_view, language_of
@@ -25,11 +29,13 @@ class ContextRoutes:
         sandboxes: SandboxStore,
         names: SandboxNames,
         control: ControlChannel,
+        door: Door,
         now: Callable[[], str],
     ) -> None:
         self._sandboxes = sandboxes
         self._names = names
         self._control = control
+        self._door = door
         self._now = now
 
     def operations(self) -> list[Operation]:
@@ -40,6 +46,8 @@ class ContextRoutes:
             Operation("GET", all_of, self.list_all, {200: ContextsPage}),
             Operation("GET", one, self.get, {200: ContextView}),
             Operation("DELETE", one, self.remove, {204: None}),
+            Operation("POST", f"{one}/interrupt", self.interrupt, {200: ContextInterrupted}),
+            Operation("POST", f"{one}/restart", self.restart, {204: None}),
         ]
 
     def create(self, owner: str, name: str, body: ContextRequest) -> Response:
@@ -70,6 +78,28 @@ class ContextRoutes:
         """One code context."""
         sandbox = self._sandboxes.by_name(owner, name)
         return json_answer(context_view(self._sandboxes.context(sandbox.id, id)))
+
+    def interrupt(self, owner: str, name: str, id: str) -> Response:
+        """Stop the cell that runs in a context, as Ctrl-C does; the variables stay."""
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> ContextInterrupted:
+            path = f"{self._path(sandbox, id)}/interrupt"
+            return calls.call("POST", path, kind=ContextInterrupted)
+
+        return json_answer(self._door.use(owner, name, act))
+
+    def restart(self, owner: str, name: str, id: str) -> Response:
+        """End a context's kernel, and a cell that runs in it; the next one has a new kernel."""
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> None:
+            calls.order("POST", f"{self._path(sandbox, id)}/restart")
+
+        self._door.use(owner, name, act)
+        return no_content()
+
+    def _path(self, sandbox: Sandbox, id: str) -> str:
+        """To the runtime. Raises `ContextNotFound`."""
+        return f"/contexts/{quote(self._sandboxes.context(sandbox.id, id).id, safe='')}"
 
     def remove(self, owner: str, name: str, id: str) -> Response:
         """End a code context's kernel and forget the context."""

@@ -16,6 +16,7 @@ from sandbox_runtime.protocol.events import (
     CellException,
     Complete,
     Conclusion,
+    Display,
     Error,
     Progress,
     Result,
@@ -53,6 +54,7 @@ JobEvent = (
     | Stdout
     | Stderr
     | Result
+    | Display
     | CellException
     | Progress
     | Step

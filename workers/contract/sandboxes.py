@@ -14,7 +14,16 @@ WORKSPACE = "/workspace"
 DEFAULT_CONTEXT_PREFIX = "default-"
 """`default-python` is the context of code that names no other."""
 
-LANGUAGES = {"python": "python", "python3": "python", "py": "python"}
+LANGUAGES = {
+    "python": "python",
+    "python3": "python",
+    "py": "python",
+    "javascript": "javascript",
+    "js": "javascript",
+    "node": "javascript",
+    "typescript": "typescript",
+    "ts": "typescript",
+}
 """Names that a client may use, and the language that they stand for."""
 
 

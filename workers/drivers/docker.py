@@ -64,6 +64,8 @@ ALIVE = ("running", "paused")
 SHARED_BYTES = 64 * MIB
 """The most that /tmp and /dev/shm hold, each. It counts as user code's memory."""
 
+MEMORY_MOUNT = "/sys/fs/cgroup/memory"
+
 ULIMITS = {
     "nofile": 4096,
     "core": 0,
@@ -178,6 +180,10 @@ class DockerDriver:
             with _engine_errors():
                 groups = self._make_groups(sandbox.id, limits)
                 mounts += [_bind(group, _group_mount(name)) for name, group in groups.items()]
+                if "memory" in groups:
+                    # Where Node.js, Java and others look for how much memory they may use; what
+                    # the engine shows there is the runtime's little.
+                    mounts.append(_bind(groups["memory"], MEMORY_MOUNT, read_only=True))
                 container = self._docker.containers.create(
                     image_id,
                     RUNTIME_COMMAND,

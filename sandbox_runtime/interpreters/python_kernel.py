@@ -1,7 +1,8 @@
 """Starts an IPython kernel whose printing waits for its reader.
 
 Run by the user's interpreter, which cannot read this file where it lies: the runtime puts a copy
-beside the kernel's connection file. It therefore imports nothing of ours. As ipykernel comes,
+beside the kernel's connection file. What it shows besides what IPython does, `rich_values.py` says.
+As ipykernel comes,
 
 - a message for a reader that is slow is dropped, the one that says "idle" included, and printing
   fills the memory meanwhile, as it does afterwards: all that was printed is kept for `%history`;
@@ -31,6 +32,12 @@ HELD_CHARS = 256 * 1024
 
 QUEUED_MESSAGES = 8
 """On each end of the socket."""
+
+# What it would write beside this file, the runtime could not remove.
+writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+import rich_values  # type: ignore[import-not-found]  # noqa: E402
+
+sys.dont_write_bytecode = writes_none
 
 # As ipykernel_launcher does: the kernel's packages are not to come from this directory.
 if __name__ == "__main__":
@@ -101,6 +108,10 @@ class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
             socket.sndhwm = QUEUED_MESSAGES
             socket.xpub_nodrop = True
         return super()._bind_socket(socket, port)
+
+    def init_shell(self) -> None:
+        super().init_shell()
+        rich_values.install(self.shell.display_formatter)
 
     def init_io(self) -> None:
         nothing = os.open(os.devnull, os.O_WRONLY)

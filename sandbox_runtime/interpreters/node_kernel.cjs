@@ -1,0 +1,403 @@
+// Runs cells of JavaScript and TypeScript in the user's Node.js, for `node_kernels.py`.
+//
+//     node --expose-internals node_kernel.cjs LANGUAGE REPORTS ORDERS
+//
+// It has two threads. The main one is the user's: V8's own REPL mode evaluates the cells, so that `await` works in them
+// and names can be declared again. The other one takes the runtime's orders, also while a cell never gives way. REPORTS
+// and ORDERS are descriptors; a message is JSON after its length, four bytes. A report is written at once and whole:
+// printing waits for its reader, and what was printed is told before what follows.
+//
+// Node's internals are exposed for its parser: V8 offers no `import` to what is evaluated in this way.
+"use strict";
+
+const { isMainThread, parentPort, Worker, workerData } = require("node:worker_threads");
+
+const MAX_JSON_LEVELS = 100;
+const MAX_VALUE_CHARS = 10 * 1024 * 1024; // Of each value that a cell shows; what is longer is left out.
+const PRINTED_CHARS = 32 * 1024; // One report of output.
+const YIELD_MS = 50; // In which a cell that waits for something sees an interrupt by itself.
+
+const INTERRUPTED = 0; // In the memory that both threads share: an interrupt was not seen yet.
+
+const IMPORT = "__import";
+
+function main(language, reports, orders) {
+  if (language === "typescript" && !require("node:module").stripTypeScriptTypes) {
+    console.error(`TypeScript needs Node.js 22.13 or newer, and this is ${process.version}`);
+    process.exit(1);
+  }
+  const words = new Int32Array(new SharedArrayBuffer(4));
+  const kernel = new Kernel(language, reports, words);
+  process.execArgv.length = 0; // For the user's own forks.
+  process.argv.length = 1;
+  const worker = new Worker(__filename, { workerData: { orders, words } });
+  worker.on("message", (order) => kernel.obey(order));
+}
+
+class Kernel {
+  #reports;
+  #words;
+  #evaluate;
+  #running = new (require("node:async_hooks").AsyncLocalStorage)(); // The cell by which what runs was started.
+  #cell = null; // The one that has not ended.
+  #count = 0;
+
+  constructor(language, reports, words) {
+    this.#reports = reports;
+    this.#words = words;
+    this.#evaluate = evaluator(language);
+    this.#redirect("stdout");
+    this.#redirect("stderr");
+    process.on("uncaughtException", (error) => this.#print("stderr", `Uncaught ${describe(error).traceback}\n`));
+    define("display", (value, options = {}) => this.#display(value, options));
+  }
+
+  obey(order) {
+    if (order.type === "execute") {
+      this.#run(order.code);
+    } else if (order.type === "ready") {
+      this.report(order);
+    } else {
+      Atomics.store(this.#words, INTERRUPTED, 0);
+      this.#cell?.interrupt();
+    }
+  }
+
+  report(message) {
+    const body = Buffer.from(wellFormed(JSON.stringify(message)));
+    const frame = Buffer.allocUnsafe(4 + body.length);
+    frame.writeUInt32BE(body.length);
+    body.copy(frame, 4);
+    for (let sent = 0; sent < frame.length; ) sent += require("node:fs").writeSync(this.#reports, frame, sent);
+  }
+
+  async #run(code) {
+    this.#count += 1;
+    const cell = {};
+    const interrupted = new Promise((_, reject) => (cell.interrupt = () => reject(new Interrupted())));
+    interrupted.catch(() => {});
+    this.#cell = cell;
+    this.report({ type: "cell_started" });
+    let failed = false;
+    try {
+      const name = `cell-${this.#count}`;
+      const evaluated = this.#running.run(cell, () => this.#evaluate(code, name));
+      const value = await Promise.race([evaluated, interrupted]);
+      if (value !== undefined) this.#show(bundleOf(value), { isMain: true });
+    } catch (error) {
+      failed = true;
+      this.report({ type: "exception", timestamp: "", ...describe(error) });
+    }
+    this.#cell = null;
+    this.report({ type: "cell_ended", failed, execution_count: this.#count, quits: false });
+  }
+
+  // What a cell says after its end belongs to nobody.
+  #isHeard() {
+    return this.#cell !== null && (this.#running.getStore() ?? this.#cell) === this.#cell;
+  }
+
+  #print(stream, text) {
+    if (!this.#isHeard()) return;
+    for (let start = 0; start < text.length; start += PRINTED_CHARS) {
+      this.report({ type: "printed", stream, data: text.slice(start, start + PRINTED_CHARS) });
+    }
+  }
+
+  #redirect(stream) {
+    const decoder = new (require("node:string_decoder").StringDecoder)("utf8");
+    process[stream].write = (chunk, encoding, callback) => {
+      const bytes = typeof chunk === "string" ? null : Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength);
+      this.#print(stream, bytes === null ? chunk : decoder.write(bytes));
+      const done = typeof encoding === "function" ? encoding : callback;
+      if (done) process.nextTick(done);
+      return true;
+    };
+  }
+
+  #display(value, options) {
+    if (this.#isHeard()) this.#show(options.raw ? value : bundleOf(value), options);
+  }
+
+  #show(bundle, { displayId = null, update = false, isMain = false }) {
+    const data = {};
+    const notes = [];
+    for (const [mime, value] of Object.entries(bundle)) {
+      const length = (typeof value === "string" ? value : JSON.stringify(value) ?? "").length;
+      if (length <= MAX_VALUE_CHARS) data[mime] = value;
+      else notes.push(`[${mime} of ${length} characters is left out: over ${MAX_VALUE_CHARS}]`);
+    }
+    if (notes.length > 0) data["text/plain"] = [data["text/plain"] ?? [], ...notes].flat().join("\n");
+    this.report({ type: "shown", data, display_id: displayId, update, is_main: isMain });
+  }
+}
+
+class Interrupted extends Error {
+  constructor() {
+    super("the cell was interrupted");
+    this.stack = `Interrupted: ${this.message}`;
+  }
+}
+
+// --------------------------------------------------------------------------- the thread that takes orders
+
+function takeOrders({ orders, words }) {
+  function interrupt(order) {
+    Atomics.store(words, INTERRUPTED, 1);
+    parentPort.postMessage(order);
+    setTimeout(() => {
+      if (Atomics.exchange(words, INTERRUPTED, 0) === 0) return;
+      const session = new (require("node:inspector").Session)();
+      session.connectToMainThread();
+      session.post("Runtime.terminateExecution", () => session.disconnect());
+    }, YIELD_MS);
+  }
+
+  parentPort.postMessage({ type: "ready" }); // From here on this file is read no more.
+  const leave = () => process.kill(process.pid, "SIGKILL");
+  const socket = new (require("node:net").Socket)({ fd: orders }).on("close", leave).on("error", leave);
+  let held = Buffer.alloc(0);
+  socket.on("data", (data) => {
+    held = Buffer.concat([held, data]);
+    while (held.length >= 4 && held.length >= 4 + held.readUInt32BE()) {
+      const end = 4 + held.readUInt32BE();
+      const order = JSON.parse(held.toString("utf8", 4, end));
+      held = held.subarray(end);
+      if (order.type === "interrupt") interrupt(order);
+      else parentPort.postMessage(order);
+    }
+  });
+}
+
+// --------------------------------------------------------------------------- evaluation
+
+// Gives a function that evaluates a cell's text, with in its scope what Node's own REPL has.
+function evaluator(language) {
+  const { createRequire, stripTypeScriptTypes } = require("node:module");
+  const path = require("node:path");
+  const { promiseHooks } = require("node:v8");
+  const session = new (require("node:inspector").Session)();
+  session.connect();
+  process.on("exit", () => session.disconnect()); // Else Node says that it waits for a debugger.
+  const withImports = importer();
+  const unsettled = new Set();
+  let kept;
+  const keep = handleOf((value) => (kept = value));
+
+  const requireHere = () => createRequire(path.join(process.cwd(), "cell.js"));
+  define("module", { exports: {} });
+  define("exports", {});
+  define(IMPORT, (name, options) => quietly(() => importerIn(process.cwd())(name, options)));
+  Object.defineProperty(globalThis, "require", {
+    configurable: true,
+    get: requireHere,
+    set: (value) => define("require", value),
+  });
+
+  // Packages are looked for from where the importing script is said to lie.
+  function importerIn(directory) {
+    const { constants, Script } = require("node:vm");
+    const options = {
+      filename: path.join(directory, "cell.js"),
+      importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER,
+    };
+    return new Script("(name, options) => import(name, options)", options).runInThisContext();
+  }
+
+  function withoutTypes(code) {
+    try {
+      return quietly(() => stripTypeScriptTypes(code, { mode: "transform" }));
+    } catch (error) {
+      error.stack = String(error.stack).replace(/\n\s+at [^]*$/, "").trim(); // It shows the line; frames are Node's.
+      throw error;
+    }
+  }
+
+  function handleOf(value) {
+    define("__handed", value);
+    let handle;
+    session.post("Runtime.evaluate", { expression: "__handed" }, (_, { result }) => (handle = result));
+    delete globalThis.__handed;
+    return { objectId: handle.objectId };
+  }
+
+  function valueOf({ objectId, unserializableValue: text, value }) {
+    if (text !== undefined) return text.endsWith("n") ? BigInt(text.slice(0, -1)) : Number(text);
+    if (objectId === undefined) return value;
+    const functionDeclaration = 'function (keep) { "use strict"; keep(this); }';
+    session.post("Runtime.callFunctionOn", { objectId, functionDeclaration, arguments: [keep] });
+    const found = kept;
+    kept = undefined;
+    return found;
+  }
+
+  // Begins in this very call, so that all that the text starts knows by which cell it was started.
+  function post(text, name) {
+    return new Promise((resolve, reject) => {
+      const expression = `${text}\n//# sourceURL=${name}`;
+      // The first promise that is made is the cell's own. V8 tells a debugger when such a one is collected that nobody
+      // will settle, in the middle of the collection, and Node ends itself over that. So it is kept.
+      let own;
+      let isSettled = false;
+      const stop = promiseHooks.onInit((promise) => (own ??= promise));
+      const options = { expression, replMode: true, objectGroup: name };
+      session.post("Runtime.evaluate", options, (failure, answer) => {
+        isSettled = true;
+        unsettled.delete(own);
+        if (failure) return reject(new Interrupted());
+        const thrown = answer.exceptionDetails;
+        const value = valueOf(thrown ? (thrown.exception ?? {}) : answer.result);
+        session.post("Runtime.releaseObjectGroup", { objectGroup: name });
+        const isMisspelt = thrown && value instanceof SyntaxError && !String(value.stack).includes(`at ${name}:`);
+        if (isMisspelt) value.stack = `${value}\n    at ${name}:${thrown.lineNumber + 1}:${thrown.columnNumber + 1}`;
+        resolve({ value, hasThrown: thrown !== undefined, isMisspelt });
+      });
+      stop();
+      if (!isSettled) unsettled.add(own);
+    });
+  }
+
+  return async function evaluate(code, name) {
+    const toScript = (text) => withImports(language === "typescript" ? withoutTypes(text) : text);
+    // As in every REPL, what could be a block is an object where that is possible.
+    if (/^\s*\{[^]*\}\s*$/.test(code)) {
+      const { value, hasThrown, isMisspelt } = await attempt(() => toScript(`(${code.trim()})`), name);
+      if (!isMisspelt) return outcome(value, hasThrown);
+    }
+    const { value, hasThrown } = await post(toScript(code), name);
+    return outcome(value, hasThrown);
+  };
+
+  async function attempt(toText, name) {
+    try {
+      return await post(toText(), name);
+    } catch (error) {
+      if (error instanceof SyntaxError) return { isMisspelt: true };
+      throw error;
+    }
+  }
+
+  function outcome(value, hasThrown) {
+    if (hasThrown) throw value;
+    return value;
+  }
+}
+
+// Gives a function that makes a cell's `import` and `export` what a script can have.
+function importer() {
+  const parser = require("internal/deps/acorn/acorn/dist/acorn");
+  const walk = require("internal/deps/acorn/acorn-walk/dist/walk");
+  const options = { ecmaVersion: "latest", allowAwaitOutsideFunction: true, allowImportExportEverywhere: true };
+
+  return function withImports(text) {
+    if (!/\b(import|export)\b/.test(text)) return text;
+    let tree;
+    try {
+      tree = parser.parse(text, options);
+    } catch {
+      return text; // V8 says what is wrong.
+    }
+    const edits = [];
+    walk.simple(tree, {
+      ImportExpression: ({ start }) => edits.push([start, start + "import".length, IMPORT]),
+      ImportDeclaration: (node) => edits.push([node.start, node.end, dynamic(node, text)]),
+      ExportNamedDeclaration: ({ start, end, declaration }) => edits.push([start, declaration?.start ?? end, ""]),
+      ExportDefaultDeclaration: ({ start, declaration }) => edits.push([start, declaration.start, ""]),
+      ExportAllDeclaration: ({ start, end }) => edits.push([start, end, ""]),
+    });
+    edits.sort(([a], [b]) => b - a);
+    return edits.reduce((all, [start, end, put]) => all.slice(0, start) + put + all.slice(end), text);
+  };
+}
+
+function dynamic({ specifiers, source, attributes = [] }, text) {
+  const cut = (node) => text.slice(node.start, node.end);
+  const given = attributes.length ? `, { with: { ${attributes.map(cut).join(", ")} } }` : "";
+  const found = `await ${IMPORT}(${source.raw}${given})`;
+  if (specifiers.length === 0) return `${found};`;
+  const whole = specifiers.find(({ type }) => type === "ImportNamespaceSpecifier");
+  const names = specifiers
+    .filter((one) => one !== whole)
+    .map(({ imported, local }) => `${imported ? cut(imported) : "default"}: ${local.name}`);
+  const parts = whole ? [`${whole.local.name} = ${found}`] : [];
+  if (names.length > 0) parts.push(`{ ${names.join(", ")} } = ${whole ? whole.local.name : found}`);
+  return `const ${parts.join(", ")};`;
+}
+
+// --------------------------------------------------------------------------- values
+
+function bundleOf(value) {
+  const own = value?.[Symbol.for("Jupyter.display")];
+  if (typeof own === "function") return own.call(value);
+  const bundle = { "text/plain": require("node:util").inspect(withOwnFrames(value)) };
+  if (value !== null && typeof value === "object" && isPlain(value, MAX_JSON_LEVELS)) bundle["application/json"] = value;
+  if (value instanceof Uint8Array && value[0] === 0x89 && value[1] === 0x50) bundle["image/png"] = base64(value);
+  if (value instanceof Uint8Array && value[0] === 0xff && value[1] === 0xd8) bundle["image/jpeg"] = base64(value);
+  return bundle;
+}
+
+function base64(bytes) {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("base64");
+}
+
+// Whether JSON says all of it.
+function isPlain(value, levels) {
+  if (value === null || typeof value === "string" || typeof value === "boolean") return true;
+  if (typeof value === "number") return Number.isFinite(value);
+  if (typeof value !== "object" || levels === 0) return false;
+  if (Array.isArray(value)) return value.every((part) => isPlain(part, levels - 1));
+  if (value instanceof Date) return levels < MAX_JSON_LEVELS && !Number.isNaN(value.getTime());
+  if (![null, Object.prototype].includes(Object.getPrototypeOf(value))) return false;
+  return Object.values(value).every((part) => part === undefined || isPlain(part, levels - 1));
+}
+
+function describe(error) {
+  try {
+    return described(error);
+  } catch {
+    return { name: "Error", value: "what was thrown cannot be shown", traceback: "" };
+  }
+}
+
+function described(error) {
+  const { inspect } = require("node:util");
+  if (!(error instanceof Error)) return { name: "Error", value: inspect(error), traceback: `Uncaught ${inspect(error)}` };
+  const own = error.constructor?.name;
+  const name = error.name === "Error" && own ? own : error.name;
+  const { stack } = withOwnFrames(error);
+  const traceback = /\n\s+at /.test(stack) ? inspect(error) : stack;
+  return { name: String(name), value: String(error.message), traceback };
+}
+
+// Without the frames below the cell's, which are ours.
+function withOwnFrames(value) {
+  for (let one = value, left = MAX_JSON_LEVELS; one instanceof Error && left > 0; one = one.cause, left -= 1) {
+    if (Object.isFrozen(one)) continue;
+    one.stack = String(one.stack).replace(/\n\s+at Session\.post \(node:inspector[^]*$/, "");
+  }
+  return value;
+}
+
+// JSON text without lone surrogates, which JSON.stringify writes as escapes: UTF-8 has no way to say them.
+function wellFormed(json) {
+  if (!/\\ud[89a-f]/.test(json)) return json;
+  return json.replace(/\\(?:ud[89a-f]..|[^])/g, (escape) => (escape.startsWith("\\ud") ? "\\ufffd" : escape));
+}
+
+// What Node calls experimental is no news for the user.
+function quietly(work) {
+  const { emitWarning } = process;
+  process.emitWarning = () => {};
+  try {
+    return work();
+  } finally {
+    process.emitWarning = emitWarning;
+  }
+}
+
+function define(name, value) {
+  Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
+}
+
+if (isMainThread) main(process.argv[2], Number(process.argv[3]), Number(process.argv[4]));
+else takeOrders(workerData);

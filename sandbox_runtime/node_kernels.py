@@ -1,0 +1,312 @@
+"""Starts a kernel of our own in the user's Node.js, and speaks with it directly."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from itertools import groupby
+
+import msgspec
+
+from sandbox_runtime.delegate_messages import (
+    LENGTH,
+    MAX_REPORT_BYTES,
+    CellEnded,
+    CellStarted,
+    Execute,
+    Interrupt,
+    NodeReport,
+    Printed,
+    Ready,
+    Shown,
+    framed,
+)
+from sandbox_runtime.kernels import (
+    INTERPRETERS,
+    LAST_WORDS_TIMEOUT_S,
+    CellReport,
+    Kernel,
+    KernelLost,
+    KernelNotStarted,
+    last_line,
+)
+from sandbox_runtime.programs import UserPrograms
+from sandbox_runtime.protocol.events import Stream
+from sandbox_runtime.settings import Settings
+
+PROGRAM = "node_kernel.cjs"
+
+NODE = "node"
+"""Looked for in the user's PATH."""
+
+READ_BYTES = 64 * 1024
+
+PIPE_LIMIT_BYTES = 1024 * 1024
+"""What a user can make a pipe hold: so much at most was written before a report."""
+
+DISCARD_PAUSE_S = 0.01
+"""Between two reads of output that belongs to no cell."""
+
+
+class NodeKernel(Kernel):
+    """One process, which reports on a socket of its own.
+
+    What it reports is the user's word for what the user's code does, as hostile as that.
+    """
+
+    def __init__(self, programs: UserPrograms, settings: Settings, language: str) -> None:
+        super().__init__(programs, settings)
+        self._language = language
+        self._arrived = asyncio.Event()
+        """Something can be taken, from its reports or from a pipe."""
+        self._reports = _Reports(self._arrived)
+        self._orders: asyncio.Transport | None = None
+        self._pipes: list[_ChildOutput] = []
+
+    async def execute(self, code: str) -> AsyncGenerator[CellReport, None]:
+        self._reports.take()  # What no cell has waited for.
+        for pipe in self._pipes:
+            pipe.listen()
+        self._order(Execute(code=code))
+        try:
+            while not self._reports.ended:
+                await self._arrived.wait()
+                self._arrived.clear()
+                # Before the reports: what was printed before them is there by now.
+                for pipe in self._pipes:
+                    for printed in pipe.take():
+                        yield printed
+                for report in self._reports.take():
+                    yield _cell_report(report)
+                    if isinstance(report, CellEnded):
+                        return
+        finally:
+            for pipe in self._pipes:
+                pipe.ignore()
+        raise KernelLost(await self._exit_code())
+
+    async def interrupt(self) -> None:
+        if self._process is not None and self.alive:
+            self._group.send(signal.SIGINT, except_pid=self._process.pid)
+            self._order(Interrupt())
+
+    async def close(self) -> None:
+        await super().close()
+        self._reports.close()
+        if self._orders is not None:
+            self._orders.close()
+        for pipe in self._pipes:
+            pipe.close()
+
+    async def _start(self, cwd: str, env: Mapping[str, str | None]) -> None:
+        program = self._directory / PROGRAM
+        program.write_bytes((INTERPRETERS / PROGRAM).read_bytes())
+        self._give_to_user(program)
+        loop = asyncio.get_running_loop()
+        reports, its_reports = socket.socketpair()
+        orders, its_orders = socket.socketpair()
+        await loop.create_connection(lambda: self._reports, sock=reports)
+        self._orders, _ = await loop.create_connection(asyncio.Protocol, sock=orders)
+        ends = []
+        for stream in Stream:
+            ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.set_blocking(theirs, True)
+            self._pipes.append(_ChildOutput(ours, stream, self._arrived))
+            ends.append(theirs)
+        descriptors = (its_reports.fileno(), its_orders.fileno())
+        try:
+            self._process = self._programs.spawn(
+                [NODE, "--expose-internals", str(program), self._language, *map(str, descriptors)],
+                cwd=cwd,
+                env=self._programs.environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=ends[0],
+                stderr=ends[1],
+                pass_fds=descriptors,
+                group=self._group,
+            )
+        except OSError as error:
+            message = f"{NODE} cannot be started: {error.strerror}"
+            raise KernelNotStarted(message, missing=True) from error
+        finally:
+            for end in ends:
+                os.close(end)
+            for connection in (its_reports, its_orders):
+                connection.close()
+        self._ended = asyncio.ensure_future(self._programs.wait(self._process))
+        complaints = self._pipes[-1]
+        complaints.listen()
+        said = ""
+        while not self._reports.has_some() and not self._reports.ended:
+            await self._arrived.wait()
+            self._arrived.clear()
+            said += "".join(printed.data for printed in complaints.take())
+        complaints.ignore()
+        if not any(isinstance(report, Ready) for report in self._reports.take()):
+            await asyncio.wait({self._ended}, timeout=LAST_WORDS_TIMEOUT_S)
+            complaint = last_line(said)
+            missing = complaint.startswith("TypeScript needs")
+            raise KernelNotStarted(complaint or f"{NODE} did not become a kernel", missing=missing)
+        self._lock_directory()
+
+    def _order(self, order: msgspec.Struct) -> None:
+        assert self._orders is not None
+        self._orders.write(framed(order))
+
+
+class _Reports(asyncio.Protocol):
+    """What the kernel reports, in the order in which it does; read no faster than it is taken."""
+
+    def __init__(self, arrived: asyncio.Event) -> None:
+        self.ended = False
+        """The kernel has closed its end, or says what no kernel of ours would."""
+        self._arrived = arrived
+        self._transport: asyncio.Transport | None = None
+        self._held = bytearray()
+        self._decoder: msgspec.json.Decoder[NodeReport] = msgspec.json.Decoder(NodeReport)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._held += data
+        if self.has_some():
+            self._transport.pause_reading()
+            self._arrived.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.ended = not self.has_some()
+        self._transport = None
+        self._arrived.set()
+
+    def has_some(self) -> bool:
+        """Whether there is a whole report; one that is too large counts, for `take` to refuse."""
+        if len(self._held) < LENGTH.size:
+            return False
+        size: int = LENGTH.unpack_from(self._held)[0]
+        return size > MAX_REPORT_BYTES or len(self._held) >= LENGTH.size + size
+
+    def take(self) -> list[NodeReport]:
+        """Those that are there now."""
+        held, start = bytes(self._held), 0
+        reports: list[NodeReport] = []
+        try:
+            while start + LENGTH.size <= len(held):
+                (size,) = LENGTH.unpack_from(held, start)
+                end = start + LENGTH.size + size
+                if size > MAX_REPORT_BYTES:
+                    raise msgspec.DecodeError("too large")
+                if end > len(held):
+                    break
+                reports.append(self._decoder.decode(held[start + LENGTH.size : end]))
+                start = end
+        except (msgspec.DecodeError, RecursionError):
+            self.ended = True
+        del self._held[:start]
+        if self._transport is None:
+            self.ended = True
+        else:
+            self._transport.resume_reading()
+        return list(_joined(reports))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _ChildOutput:
+    """What programs print that have the kernel's own stdout or stderr. It owns the descriptor."""
+
+    def __init__(self, descriptor: int, stream: Stream, arrived: asyncio.Event) -> None:
+        self._descriptor = descriptor
+        self._stream = stream
+        self._arrived = arrived
+        self._loop = asyncio.get_running_loop()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._is_heard = False
+        self._loop.add_reader(descriptor, self._notice)
+
+    def listen(self) -> None:
+        """What comes from now on belongs to a cell."""
+        self._read(PIPE_LIMIT_BYTES)
+        self._decoder.reset()
+        self._is_heard = True
+
+    def ignore(self) -> None:
+        self._is_heard = False
+        self._discard()
+
+    def take(self) -> Iterator[Printed]:
+        """What is there now."""
+        for data in self._read(PIPE_LIMIT_BYTES):
+            if text := self._decoder.decode(data):
+                yield Printed(stream=self._stream, data=text)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _read(self, limit_bytes: int) -> list[bytes]:
+        pieces: list[bytes] = []
+        while self._descriptor >= 0 and sum(map(len, pieces)) < limit_bytes:
+            try:
+                data = os.read(self._descriptor, READ_BYTES)
+            except BlockingIOError:
+                break
+            if not data:
+                self.close()
+            pieces.append(data)
+        if self._descriptor >= 0:
+            self._loop.add_reader(self._descriptor, self._notice)
+        return pieces
+
+    def _notice(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        if self._is_heard:
+            self._arrived.set()
+        else:
+            # A program that was left behind must not be stopped by a full pipe.
+            self._loop.call_later(DISCARD_PAUSE_S, self._discard)
+
+    def _discard(self) -> None:
+        if self._is_heard:
+            self._arrived.set()
+        else:
+            self._read(READ_BYTES)
+
+
+def _joined(reports: list[NodeReport]) -> Iterator[NodeReport]:
+    """What was printed in many small pieces in larger ones."""
+    for stream, group in groupby(reports, lambda one: getattr(one, "stream", None)):
+        if stream is None:
+            yield from group
+        else:
+            data = "".join(one.data for one in group if isinstance(one, Printed))
+            yield Printed(stream=stream, data=data)
+
+
+def _cell_report(report: NodeReport) -> CellReport:
+    match report:
+        case Shown():
+            # It takes 2 MB, which sandboxes without JavaScript do without.
+            from sandbox_runtime.results import shown
+
+            return shown(
+                report.data,
+                is_main=report.is_main,
+                display_id=report.display_id,
+                update=report.update,
+            )
+        case Ready():
+            return CellStarted()  # Forged, as no kernel of ours says it twice.
+        case _:
+            return report
