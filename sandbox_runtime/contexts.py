@@ -293,6 +293,7 @@ class _Cell:
                     self._take(report)
         finally:
             interrupting.cancel()
+            self._started.set()  # Who waits for it waits for nothing else.
         raise AssertionError("reports that stop before the cell's end")
 
     async def interrupt(self) -> None:

@@ -93,7 +93,8 @@ class NodeKernel(Kernel):
     async def interrupt(self) -> None:
         if self._process is not None and self.alive:
             self._group.send(signal.SIGINT, except_pid=self._process.pid)
-            self._order(Interrupt())
+            if self._orders is not None and not self._orders.get_write_buffer_size():
+                self._order(Interrupt())  # Else it does not even read the orders before.
 
     async def close(self) -> None:
         await super().close()
@@ -195,7 +196,8 @@ class _Reports(asyncio.Protocol):
 
     def take(self) -> list[NodeReport]:
         """Those that are there now."""
-        held, start = bytes(self._held), 0
+        # With part of a report it would be copied in vain.
+        held, start = bytes(self._held) if self.has_some() else b"", 0
         reports: list[NodeReport] = []
         try:
             while start + LENGTH.size <= len(held):

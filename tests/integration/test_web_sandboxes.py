@@ -568,7 +568,8 @@ def test_a_context_of_a_language_that_is_not_there_says_which_are(web: Web) -> N
     answer = web.send("POST", CONTEXTS, {"language": "cobol"})
 
     assert (answer.status_code, code_of(answer)) == (422, "language_unsupported")
-    assert json_of(answer)["error"]["details"]["supported"] == ["python"]
+    supported = json_of(answer)["error"]["details"]["supported"]
+    assert supported == ["javascript", "python", "typescript"]
 
 
 @pytest.mark.parametrize(
