@@ -7,8 +7,6 @@ import hashlib
 import os
 import socket
 from collections.abc import Iterator
-from statistics import median
-from time import perf_counter
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -21,8 +19,6 @@ from tests.platform import Platform
 BOX = "files"
 
 MEGABYTE = 1024 * 1024
-
-TURNS = 100
 
 
 @pytest.fixture(scope="module")
@@ -307,36 +303,9 @@ def test_a_directory_goes_from_one_place_to_another_as_an_archive(
     assert archive.headers["content-disposition"].endswith("a.tar.gz")
 
 
-def test_small_files_are_read_and_written_in_a_few_milliseconds(
-    api: Client, box: str, directory: str
-) -> None:
-    path, content = f"{directory}/small", os.urandom(1024)
-    put(api, box, path, content)
-    writing, reading = [], []
-
-    for _ in range(TURNS):
-        started = perf_counter()
-        put(api, box, path, content)
-        writing.append(perf_counter() - started)
-        started = perf_counter()
-        assert get(api, box, path).content == content
-        reading.append(perf_counter() - started)
-
-    # Alone, 3 ms; other tests may run beside.
-    assert median(writing) < 1.0
-    assert median(reading) < 1.0
-
-
-def test_a_thousand_entries_are_listed_in_a_few_milliseconds(
-    api: Client, box: str, directory: str
-) -> None:
+def test_a_thousand_entries_are_listed(api: Client, box: str, directory: str) -> None:
     api.exec(BOX, f"cd {directory} && touch $(seq 1000)")
-    taken = []
 
-    for _ in range(TURNS // 4):
-        started = perf_counter()
-        listing = api.http.get(f"{box}/list", params={"path": directory}).json()
-        taken.append(perf_counter() - started)
-        assert len(listing["files"]) == 1000
+    listing = api.http.get(f"{box}/list", params={"path": directory}).json()
 
-    assert median(taken) < 2.0  # A scan of each entry's own would take longer; bench/ measures.
+    assert len(listing["files"]) == 1000

@@ -217,11 +217,9 @@ def test_output_beyond_the_cap_is_counted_and_the_program_goes_on(shell: Shell) 
 
 
 def test_a_program_in_the_background_holds_nothing_up_and_lives_on(shell: Shell) -> None:
-    started_at = time.monotonic()
+    run = shell.run("sleep 100 & echo started $!", timeout_ms=60_000)
 
-    run = shell.run("sleep 100 & echo started $!")
-
-    assert time.monotonic() - started_at < 1
+    assert run.complete.exit_code == 0
     assert run.stderr == ""
     pid = run.stdout.split()[1]
     assert "sleep 100" in shell.prints("jobs")
@@ -240,12 +238,10 @@ def test_what_a_program_in_the_background_prints_late_is_no_later_command_s(shel
 
 def test_a_program_in_the_background_that_prints_without_end_slows_nobody(shell: Shell) -> None:
     shell.run("yes &")
-    started_at = time.monotonic()
 
     for _ in range(20):
         assert shell.prints("echo mine") == "mine\n"
 
-    assert time.monotonic() - started_at < 2
     assert shell.prints("kill -0 %1 && kill %1; wait && echo") == "\n"
 
 
@@ -306,12 +302,11 @@ def test_commands_of_one_session_wait_for_each_other(shell: Shell) -> None:
 
 def test_sessions_run_side_by_side(runtime: RunningRuntime) -> None:
     shells = [Shell(runtime, f"side-{n}") for n in range(5)]
-    started_at = time.monotonic()
+    meet = "touch met-$$; until [ $(ls met-* | wc -l) = 5 ]; do sleep 0.05; done; echo ok"
 
     with ThreadPoolExecutor(5) as pool:
-        runs = list(pool.map(lambda shell: shell.run("sleep 0.5; echo ok"), shells))
+        runs = list(pool.map(lambda shell: shell.run(meet, timeout_ms=60_000), shells))
 
-    assert time.monotonic() - started_at < 1
     assert {run.stdout for run in runs} == {"ok\n"}
 
 
@@ -555,12 +550,10 @@ def test_a_command_that_runs_too_long_is_cut_off_and_the_session_keeps_its_state
     shell: Shell,
 ) -> None:
     shell.run("cd /usr; x=kept; f() { echo fn; }")
-    started_at = time.monotonic()
 
-    run = shell.run("echo begun; sleep 5; echo never", timeout_ms=1000)
-    after = shell.run("pwd; echo $x; f")
+    run = shell.run("echo begun; sleep 500; echo never", timeout_ms=1000)
+    after = shell.run("pwd; echo $x; f", timeout_ms=60_000)
 
-    assert time.monotonic() - started_at < 1.5
     assert (run.error.code, run.stdout) == ("timed_out", "begun\n")
     assert after.stdout == "/usr\nkept\nfn\n"
     assert not after.start.session_restarted
@@ -571,33 +564,28 @@ def test_a_command_that_runs_too_long_is_cut_off_and_the_session_keeps_its_state
     [
         "while :; do :; done",
         "sh -c 'trap \"\" INT; while :; do sleep 1; done'",
-        "for i in 1 2 3 4; do sh -c 'trap \"exit 0\" INT; sleep 5'; done",
+        "for i in 1 2 3 4; do sh -c 'trap \"exit 0\" INT; sleep 500'; done",
         "cat /dev/zero > /dev/null",
         "yes",
-        "sleep 10 | sleep 20 & wait",
-        "x=$(sleep 10)",
-        "trap 'echo caught' INT; sleep 10",
+        "sleep 500 | sleep 600 & wait",
+        "x=$(sleep 500)",
+        "trap 'echo caught' INT; sleep 500",
     ],
 )
 def test_a_time_limit_ends_any_command_and_keeps_the_shell(shell: Shell, command: str) -> None:
     shell.run("kept=yes")
-    started_at = time.monotonic()
 
     run = shell.run(command, timeout_ms=200, output_limit_bytes=1000)
-    after = shell.run("trap - INT; echo $kept")
+    after = shell.run("trap - INT; echo $kept", timeout_ms=60_000)
 
-    assert time.monotonic() - started_at < 1.2
     assert run.error.code == "timed_out"
     assert (after.stdout, after.start.session_restarted) == ("yes\n", False)
 
 
 def test_a_shell_that_does_not_come_back_is_replaced(shell: Shell) -> None:
-    started_at = time.monotonic()
-
     run = shell.run("trap '' INT; while :; do :; done", timeout_ms=200)
     after = shell.run("echo on")
 
-    assert time.monotonic() - started_at < 2
     assert run.error.code == "timed_out"
     assert (after.stdout, after.start.session_restarted) == ("on\n", True)
 

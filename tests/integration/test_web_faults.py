@@ -31,6 +31,9 @@ from workers.contract.store import JobStore, Submitted
 
 EXEC = "/v1/sandboxes/box/exec"
 
+AT_ONCE_S = 15
+"""Less than a heartbeat of 20 s, or a Redis that never answers; more than a busy machine takes."""
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
@@ -81,7 +84,7 @@ def test_without_redis_every_route_says_so_at_once(
 
     assert (answer.status_code, code_of(answer)) == (503, "store_unavailable")
     assert answer.headers["Retry-After"] == "2"
-    assert took_s < 3
+    assert took_s < AT_ONCE_S
 
 
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES[:6])
@@ -96,7 +99,7 @@ def test_a_redis_that_hangs_hangs_nobody(
         server._process.send_signal(signal.SIGCONT)
 
     assert (answer.status_code, code_of(answer)) == (503, "store_unavailable")
-    assert took_s < 3
+    assert took_s < AT_ONCE_S
 
 
 def test_health_does_not_need_redis_and_readiness_says_what_is_missing(
@@ -228,7 +231,7 @@ def test_a_job_that_was_accepted_is_told_so_even_if_redis_goes_away_in_that_mome
     answer = web.send("POST", EXEC, {"command": "say hi"}, AT_ONCE)
 
     assert answer.status_code == 202
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < AT_ONCE_S
     server.start()
     assert web.events(json_of(answer)["id"])[-1].event["type"] == "complete"
 
@@ -250,4 +253,4 @@ def test_a_job_that_begins_while_the_wake_up_is_cut_is_answered_without_a_heartb
             other.result()
 
     assert json_of(answer)["stdout"] == "hi\n"
-    assert took_s < 5
+    assert took_s < AT_ONCE_S

@@ -154,13 +154,11 @@ def test_the_first_byte_comes_before_the_job_has_said_anything(
     head = http.post(EXEC, json={"command": "hold"}, headers=AT_ONCE).json()["id"]
     wait_for(lambda: status_of(http, head) == "running", "the head of the line runs")
 
-    started = time.monotonic()
     with streaming(http, "say queued") as (_, lines):
         first = next(lines)
-        took_s = time.monotonic() - started
 
     assert first == ": ok"
-    assert took_s < 1
+    assert status_of(http, head) == "running"
     node.let_go.set()
 
 
