@@ -34,8 +34,14 @@ from sandbox_runtime.protocol.charts import (
 OWN_MIME = "application/vnd.coldframe.chart+json"
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
+MAX_FIGURE_BYTES = 2 * 1024 * 1024
+"""Of a figure's JSON; of a larger one is said that there was one."""
+
 MAX_ROWS = 10_000
 """Of a Vega-Lite view; Altair refuses more than 5000 by itself."""
+
+MAX_FIGURE_ROWS = 50_000
+"""Of its views together, which may share their rows."""
 
 DEFAULT_BINS = 10
 MAX_BINS = 1000
@@ -179,19 +185,22 @@ _TRACE_DECODER = msgspec.json.Decoder(_Trace)
 _VEGA_DECODER = msgspec.json.Decoder(dict[str, Any])
 
 
-def chart_from(bundle: Mapping[str, Any]) -> Chart | None:
+def chart_from(bundle: Mapping[str, msgspec.Raw]) -> Chart | None:
     """The chart of a MIME bundle; None where it shows none, or one that nobody could read."""
     for mime in sorted(bundle, key=lambda mime: mime != OWN_MIME):
         vega = _VEGA_MIME.fullmatch(mime)
         if mime not in (OWN_MIME, PLOTLY_MIME) and not vega:
             continue
+        library = "plotly" if mime == PLOTLY_MIME else "altair" if vega and vega[1] else "vega"
+        figure = bundle[mime]
+        if memoryview(figure).nbytes > MAX_FIGURE_BYTES:
+            return Chart(type=ChartType.UNKNOWN, library=library, truncated=True)
         try:
-            plain = msgspec.json.encode(bundle[mime])
             if mime == OWN_MIME:
-                return _OWN_DECODER.decode(plain)
+                return _OWN_DECODER.decode(figure)
             if mime == PLOTLY_MIME:
-                return _plotly(_PLOTLY_DECODER.decode(plain))
-            return _vega(_VEGA_DECODER.decode(plain), "altair" if vega and vega[1] else "vega")
+                return _plotly(_PLOTLY_DECODER.decode(figure))
+            return _vega(_VEGA_DECODER.decode(figure), library)
         except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
             continue
     return None
@@ -258,11 +267,17 @@ def _vega(spec: dict[str, Any], library: str) -> Chart:
         return Chart(type=ChartType.UNKNOWN, library=library, title=title)
     views = _leaves(spec, ("hconcat", "vconcat", "concat"))
     plots = []
+    left_rows = MAX_FIGURE_ROWS
     for view in views[: MAX_CHARTS + 1]:
         plot = _Plot(series=[], x=_Axis(), y=_Axis(), title=_title(view.get("title")))
         for layer in _leaves(view, ("layer",))[: MAX_SERIES + 1]:
             try:
-                _draw_view(plot, msgspec.convert(layer, _View), spec.get("datasets"))
+                drawn = msgspec.convert(layer, _View)
+                values = _view_values(drawn, spec.get("datasets"))
+                rows = values[: min(MAX_ROWS, left_rows)]
+                left_rows -= len(rows)
+                plot.truncated = plot.truncated or len(rows) < len(values)
+                _draw_view(plot, drawn, msgspec.convert(rows, list[dict[str, _Plain]]))
             except (msgspec.ValidationError, ValueError):
                 continue
         plots.append(plot)
@@ -293,11 +308,13 @@ def _known(encoding: Any) -> dict[str, Any]:
     return {name: channels[name] for name in _Encoding.__struct_fields__ if name in channels}
 
 
-def _draw_view(plot: _Plot, view: _View, datasets: Any) -> None:
-    """Adds what `view` draws to `plot`."""
+def _view_values(view: _View, datasets: Any) -> list[Any]:
     named = datasets.get(view.data.name) if isinstance(datasets, dict) else None
-    values = view.data.values or (named if isinstance(named, list) else [])
-    rows = msgspec.convert(values[:MAX_ROWS], list[dict[str, _Plain]])
+    return view.data.values or (named if isinstance(named, list) else [])
+
+
+def _draw_view(plot: _Plot, view: _View, rows: list[dict[str, _Plain]]) -> None:
+    """Adds what `view` draws of `rows` to `plot`."""
     encoding = view.encoding
     x, y = encoding.x, encoding.y
     if any((view.transform, encoding.row, encoding.column, encoding.facet)):
@@ -306,7 +323,6 @@ def _draw_view(plot: _Plot, view: _View, datasets: Any) -> None:
         return
     series = _view_series(view, rows)
     plot.series += series
-    plot.truncated = plot.truncated or len(values) > MAX_ROWS
     if series and series[0].type is not ChartType.PIE:
         plot.x, plot.y = _vega_axis(plot.x, x), _vega_axis(plot.y, y)
 
@@ -565,7 +581,9 @@ def _rows(z: list[list[_Plain] | _TypedArray] | _TypedArray | None) -> list[list
         return [_values(row) for row in z or []]
     cells = _values(z)
     width = int(z.shape.split(",")[-1])
-    return [cells[at : at + width] for at in range(0, len(cells), max(width, 1))]
+    if width <= 0:
+        raise ValueError("rows of no cells")
+    return [cells[at : at + width] for at in range(0, len(cells), width)]
 
 
 def _values(column: _Column) -> list[Value]:

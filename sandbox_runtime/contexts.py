@@ -11,20 +11,21 @@ from collections.abc import Coroutine
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
+from msgspec.structs import replace
 
 from sandbox_runtime.cancellation import Cancellation, cut_off
-from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
+from sandbox_runtime.cell_events import on_one_line, shortened, size_of
+from sandbox_runtime.delegate_messages import (
+    CellEnded,
+    CellReport,
+    CellStarted,
+    InputRequested,
+    Printed,
+)
 from sandbox_runtime.journal import Journal, timestamp
 from sandbox_runtime.jupyter_kernels import JupyterKernel
-from sandbox_runtime.kernels import (
-    CellReport,
-    Kernel,
-    KernelLost,
-    KernelNotStarted,
-    short_of_something,
-)
+from sandbox_runtime.kernels import Kernel, KernelLost, KernelNotStarted, short_of_something
 from sandbox_runtime.node_kernels import NodeKernel
 from sandbox_runtime.output import Output
 from sandbox_runtime.programs import UserPrograms
@@ -39,16 +40,16 @@ from sandbox_runtime.protocol.events import (
     Start,
 )
 from sandbox_runtime.protocol.requests import CodeContext, CodeRequest
+from sandbox_runtime.questions import Questions
 from sandbox_runtime.settings import Settings
 
 INTERRUPT_TIMEOUT_S = 2.0
 """What an interrupted cell may take to end; then its kernel is killed, with the variables."""
 
+MAX_PROMPT_CHARS = 64 * 1024
+
 MAX_CONTEXTS = 32
 """Kernels in one sandbox; each is two processes."""
-
-RESULT_OVERHEAD_BYTES = 200
-"""What a result counts for beside its values: its event on the wire."""
 
 LANGUAGES = ("python", "javascript", "typescript")
 
@@ -74,6 +75,7 @@ class CodeContexts:
         journal: Journal,
         output: Output,
         cancellation: Cancellation,
+        questions: Questions,
     ) -> Complete | Error:
         """Runs a cell when the cells before it in its context have ended."""
         asked = request.context
@@ -88,7 +90,7 @@ class CodeContexts:
         try:
             await _unless(cancellation, context.turn.acquire())
             try:
-                return await context.run(request, journal, output, cancellation)
+                return await context.run(request, journal, output, cancellation, questions)
             finally:
                 context.turn.release()
         except _CutOff as cut:
@@ -134,7 +136,7 @@ class _Context:
         self._lost_kernel = False
         self._ended = False
         self._restarted = False
-        """Since the cell that runs was started."""
+        """Since the last cell was started."""
         self._cell: _Cell | None = None
         """The one that runs."""
 
@@ -149,10 +151,11 @@ class _Context:
         journal: Journal,
         output: Output,
         cancellation: Cancellation,
+        questions: Questions,
     ) -> Complete | Error:
         """Runs a cell; called by who has the turn. Raises `_CutOff` where that comes before."""
         began = time.monotonic()
-        if self._kernel is not None and not self._kernel.alive:
+        if self._kernel is not None and (self._restarted or not self._kernel.alive):
             await self._lose_kernel()
         if self._ended:
             return _context_deleted()
@@ -174,7 +177,7 @@ class _Context:
         self._lost_kernel = False
         killed_before = self._programs.killed_by_limits()
         self._restarted = False
-        self._cell = _Cell(request, self._kernel, journal, output, cancellation)
+        self._cell = _Cell(request, self._kernel, journal, output, cancellation, questions)
         try:
             ended = await self._cell.run()
         except KernelLost as loss:
@@ -199,10 +202,7 @@ class _Context:
 
     async def interrupt(self) -> bool:
         """False where no cell runs."""
-        if self._cell is None:
-            return False
-        await self._cell.interrupt()
-        return True
+        return self._cell is not None and await self._cell.interrupt()
 
     def restart(self) -> None:
         """Kills the kernel; a cell that runs in it ends by that."""
@@ -271,21 +271,26 @@ class _Cell:
         journal: Journal,
         output: Output,
         cancellation: Cancellation,
+        questions: Questions,
     ) -> None:
-        self._code = request.code
+        self._request = request
         self._kernel = kernel
         self._journal = journal
         self._output = output
         self._cancellation = cancellation
+        self._questions = questions
         self._limit_bytes = request.output_limit_bytes
         self._results_bytes = 0
+        self._raised = False
         self._started = asyncio.Event()
+        self._over = False
 
     async def run(self) -> CellEnded:
         """Raises `KernelLost`."""
         interrupting = asyncio.create_task(self._interrupt_when_cancelled())
         try:
-            async with aclosing(self._kernel.execute(self._code)) as reports:
+            cell = self._kernel.execute(self._request.code, allow_input=self._request.allow_input)
+            async with aclosing(cell) as reports:
                 async for report in reports:
                     if isinstance(report, CellEnded):
                         return report
@@ -293,13 +298,18 @@ class _Cell:
                     self._take(report)
         finally:
             interrupting.cancel()
+            self._questions.withdraw()
+            self._over = True
             self._started.set()  # Who waits for it waits for nothing else.
         raise AssertionError("reports that stop before the cell's end")
 
-    async def interrupt(self) -> None:
-        """Where the kernel runs the cell already: before, it ignores interrupts."""
+    async def interrupt(self) -> bool:
+        """Where the kernel runs the cell already: before, it ignores interrupts. Or False."""
         await self._started.wait()
+        if self._over:
+            return False
         await self._kernel.interrupt()
+        return True
 
     async def _room(self) -> None:
         """Waits until output can be kept, but not when the cell is to end: it has to be heard."""
@@ -317,14 +327,20 @@ class _Cell:
             # After a cancellation they come of our own interrupt, which the error event tells.
             case Result() | Display() if self._cancellation.code is None:
                 self._take_result(report)
-            case CellException() if self._cancellation.code is None:
-                self._tell(report)
+            case CellException() if self._cancellation.code is None and not self._raised:
+                self._raised = True
+                self._tell(shortened(report))
+            case InputRequested(prompt=prompt, password=password) if self._request.allow_input:
+                self._output.flush()
+                prompt = prompt[:MAX_PROMPT_CHARS]
+                self._questions.ask(prompt, password=password, reply=self._kernel.answer)
 
     def _take_result(self, result: Result | Display) -> None:
         """Keeps results up to the output's limit: they are told apart, but fill the same store."""
         if self._results_bytes > self._limit_bytes:
             return
-        self._results_bytes += RESULT_OVERHEAD_BYTES + len(msgspec.json.encode(result))
+        result = on_one_line(result)
+        self._results_bytes += size_of(result)
         if self._results_bytes > self._limit_bytes:
             text = f"[Results from here on are left out: over {self._limit_bytes:,} bytes]"
             result = Result(timestamp="", text=text)
@@ -333,7 +349,7 @@ class _Cell:
     def _tell(self, event: Result | Display | CellException) -> None:
         """Tells it after what was printed before it, which the output may still hold."""
         self._output.flush()
-        self._journal.append(msgspec.structs.replace(event, timestamp=timestamp()))
+        self._journal.append(replace(event, timestamp=timestamp()))
 
     async def _interrupt_when_cancelled(self) -> None:
         await self._cancellation.wait()

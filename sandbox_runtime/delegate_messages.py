@@ -9,7 +9,6 @@ runtime, as all that the user can get at: it is decoded by type and bounded in s
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import msgspec
 
@@ -24,7 +23,7 @@ from sandbox_runtime.protocol.files import (
 )
 from sandbox_runtime.protocol.git import GitCommand
 
-MAX_REPORT_BYTES = 24 * 1024 * 1024
+MAX_REPORT_BYTES = 16 * 1024 * 1024
 """One report: a cell's result, of which delegates leave out what is larger than a picture is."""
 
 LENGTH = struct.Struct(">I")
@@ -58,6 +57,13 @@ class Execute(Message, frozen=True, tag="execute"):
     """Run a cell; the next one is sent after `CellEnded`."""
 
     code: str
+    allow_input: bool
+
+
+class Answer(Message, frozen=True, tag="answer"):
+    """The line that the cell waits for."""
+
+    value: str
 
 
 class Interrupt(Message, frozen=True, tag="interrupt"):
@@ -68,7 +74,7 @@ class KernelEnded(Message, frozen=True, tag="kernel_ended"):
     """The kernel is gone: report what it still said, then end."""
 
 
-KernelOrder = Connect | Execute | KernelEnded
+KernelOrder = Connect | Execute | Answer | KernelEnded
 
 
 class Ready(Message, frozen=True, tag="ready"):
@@ -89,10 +95,17 @@ class Printed(Message, frozen=True, tag="printed"):
 class Shown(Message, frozen=True, tag="shown"):
     """What the cell showed, by MIME type: the value of its last expression where `is_main`."""
 
-    data: dict[str, Any]
+    data: dict[str, msgspec.Raw]
     is_main: bool
     display_id: str | None = None
     update: bool = False
+
+
+class InputRequested(Message, frozen=True, tag="input_requested"):
+    """The cell waits for a line, which `Answer` brings it."""
+
+    prompt: str
+    password: bool
 
 
 class CellEnded(Message, frozen=True, tag="cell_ended"):
@@ -104,8 +117,9 @@ class CellEnded(Message, frozen=True, tag="cell_ended"):
     """The cell asked for the kernel's end, as `exit()` does."""
 
 
-KernelReport = Ready | CellStarted | Printed | Result | Display | CellException | CellEnded | Fault
-NodeReport = Ready | CellStarted | Printed | Shown | CellException | CellEnded
+CellReport = CellStarted | Printed | Result | Display | CellException | InputRequested | CellEnded
+KernelReport = CellReport | Ready | Fault
+NodeReport = Ready | CellStarted | Printed | Shown | CellException | InputRequested | CellEnded
 
 
 class Clone(Message, frozen=True, tag="clone"):

@@ -19,6 +19,7 @@ from sandbox_runtime.protocol.errors import (
     ExecutionConflict,
     ExecutionForgotten,
     ExecutionNotFound,
+    InputNotWanted,
     RuntimeFault,
     TooManyExecutions,
 )
@@ -31,7 +32,9 @@ from sandbox_runtime.protocol.requests import (
     ExecRequest,
     ExecutionRequest,
     ExecutionStatus,
+    InputReply,
 )
+from sandbox_runtime.questions import Questions
 from sandbox_runtime.sessions import check
 
 MAX_EXECUTIONS = 4096
@@ -64,6 +67,20 @@ class Runner(Protocol[R]):
     ) -> Complete | Error: ...
 
 
+class CellRunner(Protocol):
+    """Runs cells; they may ask for input."""
+
+    async def run(
+        self,
+        request: CodeRequest,
+        journal: Journal,
+        output: Output,
+        cancellation: Cancellation,
+        questions: Questions,
+        /,
+    ) -> Complete | Error: ...
+
+
 class Execution:
     """One request and what has come of it."""
 
@@ -72,6 +89,7 @@ class Execution:
         self.request = request
         self.journal = Journal()
         self.cancellation = Cancellation()
+        self.questions = Questions(self.journal)
         self.ended_at: float | None = None
 
     def status(self) -> ExecutionStatus:
@@ -90,7 +108,7 @@ class Executions:
         self,
         *,
         commands: Runner[ExecRequest],
-        code: Runner[CodeRequest],
+        code: CellRunner,
         checkouts: Runner[CheckoutRequest],
         killed_by_limits: Callable[[], int] = lambda: 0,
         clock: Callable[[], float] = time.monotonic,
@@ -129,6 +147,13 @@ class Executions:
     def cancel(self, execution_id: str, reason: CancelReason) -> None:
         """Has it end early; does nothing where it has ended. Raises as `acknowledge`."""
         self._find(execution_id).cancellation.set(reason)
+
+    async def answer(self, execution_id: str, reply: InputReply) -> None:
+        """Gives a cell the input that it waits for. Raises `InputNotWanted`."""
+        execution = self._executions.get(execution_id)
+        if execution is None:
+            raise InputNotWanted("it has ended, or has not begun")
+        await execution.questions.answer(reply)
 
     def acknowledge(self, execution_id: str, n: int) -> None:
         """Drops events up to `n`, and with the last one the execution.
@@ -186,7 +211,8 @@ class Executions:
                 case ExecRequest() as request:
                     return await self._commands.run(request, journal, output, cancellation)
                 case CodeRequest() as request:
-                    return await self._code.run(request, journal, output, cancellation)
+                    questions = execution.questions
+                    return await self._code.run(request, journal, output, cancellation, questions)
                 case CheckoutRequest() as request:
                     return await self._checkouts.run(request, journal, output, cancellation)
         except RuntimeFault as fault:

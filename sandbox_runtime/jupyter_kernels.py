@@ -12,7 +12,9 @@ from pathlib import Path
 
 from sandbox_runtime import delegates
 from sandbox_runtime.delegate_messages import (
+    Answer,
     CellEnded,
+    CellReport,
     Connect,
     Execute,
     Fault,
@@ -24,7 +26,6 @@ from sandbox_runtime.delegates import Delegate, DelegateLost
 from sandbox_runtime.kernels import (
     INTERPRETERS,
     LAST_WORDS_TIMEOUT_S,
-    CellReport,
     Kernel,
     KernelLost,
     KernelNotStarted,
@@ -51,9 +52,9 @@ class JupyterKernel(Kernel):
         self._delegate: Delegate | None = None
         self._farewell: asyncio.Task[None] | None = None
 
-    async def execute(self, code: str) -> AsyncGenerator[CellReport, None]:
+    async def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
         assert self._delegate is not None
-        await self._delegate.order(Execute(code=code))
+        await self._delegate.order(Execute(code=code, allow_input=allow_input))
         while True:
             try:
                 report = await self._delegate.report()
@@ -64,6 +65,10 @@ class JupyterKernel(Kernel):
             yield report
             if isinstance(report, CellEnded):
                 return
+
+    async def answer(self, value: str) -> None:
+        assert self._delegate is not None
+        await self._delegate.order(Answer(value=value))
 
     async def interrupt(self) -> None:
         self._signal_group()
@@ -143,10 +148,13 @@ class JupyterKernel(Kernel):
                 stderr=its_end,
                 group=self._group,
             )
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:
             os.close(complaints)
             message = f"{python} cannot be started: {error.strerror}"
             raise KernelNotStarted(message, missing=True) from error
+        except BaseException:
+            os.close(complaints)
+            raise
         finally:
             os.close(its_end)
         return complaints, process

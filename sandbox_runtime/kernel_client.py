@@ -17,11 +17,14 @@ import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from sandbox_runtime.as_user import Channel, serve
+from sandbox_runtime.cell_events import shortened
 from sandbox_runtime.delegate_messages import (
+    Answer,
     CellEnded,
     CellStarted,
     Connect,
     Execute,
+    InputRequested,
     KernelEnded,
     KernelOrder,
     Printed,
@@ -29,9 +32,6 @@ from sandbox_runtime.delegate_messages import (
 )
 from sandbox_runtime.protocol.events import CellException, Stream
 from sandbox_runtime.results import shown
-
-MAX_EXCEPTION_CHARS = 256 * 1024
-"""Each of an exception's name, value and traceback: the first half and the last."""
 
 PRINTED_CHARS = 32 * 1024
 """One report of output."""
@@ -47,13 +47,13 @@ ASK_AGAIN_S = 0.2
 IDLE_WAIT_S = 2.0
 """For "idle" after a cell's reply, while nothing else comes: user code can swallow it."""
 
+QUESTION_AFTER_S = 0.02
+"""Of silence: what was printed before a question has come by then."""
+
 LAST_WORDS_S = 0.1
 """Of silence, after which a kernel that ended has nothing more to be read."""
 
 MAX_JSON_LEVELS = 100
-
-MAX_ID_CHARS = 200
-"""Of what a cell calls a place that it shows something in."""
 
 MESSAGES_AT_ONCE = 100
 """Before orders are looked at again."""
@@ -74,6 +74,7 @@ class _Cells:
         self._client = client
         self._shell: zmq.Socket[bytes] = client.shell_channel.socket
         self._iopub: zmq.Socket[bytes] = client.iopub_channel.socket
+        self._stdin: zmq.Socket[bytes] = client.stdin_channel.socket
         self._orders = msgspec.json.Decoder(KernelOrder)
         self._cell_id: str | None = None
         """The message that asked for the cell that runs; None while none does."""
@@ -121,6 +122,8 @@ class _Cells:
                 return
             if self._iopub in ready:
                 self._take_published(MESSAGES_AT_ONCE)
+            if self._stdin in ready:
+                self._take_question()
             if self._shell in ready:
                 self._take_reply()
             self._end_cell_if_done()
@@ -128,9 +131,14 @@ class _Cells:
     def _obey(self) -> bool:
         """Whether to go on."""
         match self._channel.receive(self._orders):
-            case Execute(code=code):
+            case Execute(code=code, allow_input=allow_input):
                 self._reply, self._idle, self._raised = None, False, False
-                self._cell_id = self._client.execute(code, allow_stdin=False, stop_on_error=False)
+                self._cell_id = self._client.execute(
+                    code, allow_stdin=allow_input, stop_on_error=False
+                )
+                return True
+            case Answer(value=value):
+                self._client.input(value)
                 return True
             case KernelEnded():
                 while self._iopub in self._poll(LAST_WORDS_S):
@@ -141,7 +149,7 @@ class _Cells:
 
     def _poll(self, timeout_s: float | None) -> set[Any]:
         poller = zmq.Poller()
-        for source in (self._channel.fileno(), self._iopub, self._shell):
+        for source in (self._channel.fileno(), self._iopub, self._shell, self._stdin):
             poller.register(source, zmq.POLLIN)
         timeout_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
         return {source for source, _ in poller.poll(timeout_ms)}
@@ -195,12 +203,31 @@ class _Cells:
             return
         exception = CellException(
             timestamp="",
-            name=_shortened(content["ename"]),
-            value=_shortened(content["evalue"]),
-            traceback=_shortened(_ANSI.sub("", "\n".join(content["traceback"]))),
+            name=_clean(content["ename"]),
+            value=_clean(content["evalue"]),
+            traceback=_clean(_ANSI.sub("", "\n".join(content["traceback"]))),
         )
-        self._channel.send(exception)
+        self._channel.send(shortened(exception))
         self._raised = True
+
+    def _take_question(self) -> None:
+        message = self._receive(self._stdin)
+        if not message or self._cell_id is None or not _is_for(message, self._cell_id):
+            return
+        # On another socket, so what was printed before it may come after it.
+        for _ in range(QUEUED_MESSAGES):
+            if self._iopub not in self._poll(QUESTION_AFTER_S):
+                break
+            self._take_published(MESSAGES_AT_ONCE)
+        content = message.get("content")
+        asked = content if isinstance(content, dict) else {}
+        prompt = asked.get("prompt")
+        self._channel.send(
+            InputRequested(
+                prompt=_clean(prompt) if isinstance(prompt, str) else "",
+                password=asked.get("password") is True,
+            )
+        )
 
     def _take_reply(self) -> None:
         message = self._receive(self._shell)
@@ -231,9 +258,9 @@ class _Cells:
         self._cell_id = self._reply = None
 
 
-def bundle_from(data: dict[str, Any]) -> dict[str, Any]:
+def bundle_from(data: dict[str, Any]) -> dict[str, msgspec.Raw]:
     """What a kernel shows, as JSON that any reader takes, by MIME type; what is not, is named."""
-    bundle = {}
+    bundle: dict[str, Any] = {}
     notes = []
     for mime, value in data.items():
         if isinstance(value, list) and not mime.endswith("json"):
@@ -249,13 +276,13 @@ def bundle_from(data: dict[str, Any]) -> dict[str, Any]:
         bundle["text/plain"] = "\n".join(
             [bundle["text/plain"], *notes] if "text/plain" in bundle else notes
         )
-    return bundle
+    return {mime: msgspec.Raw(msgspec.json.encode(value)) for mime, value in bundle.items()}
 
 
 def _display_id(content: dict[str, Any]) -> str | None:
     transient = content.get("transient")
     display_id = transient.get("display_id") if isinstance(transient, dict) else None
-    return None if display_id is None else _clean(display_id)[:MAX_ID_CHARS]
+    return None if display_id is None else _clean(display_id)
 
 
 def _is_plain(value: Any, levels: int = MAX_JSON_LEVELS) -> bool:
@@ -280,14 +307,6 @@ def _clean(value: object) -> str:
     except UnicodeEncodeError:
         return str(value.encode("utf-16", "surrogatepass"), "utf-16", "replace")
     return value
-
-
-def _shortened(value: object) -> str:
-    text = _clean(value)
-    if len(text) <= MAX_EXCEPTION_CHARS:
-        return text
-    half = MAX_EXCEPTION_CHARS // 2
-    return f"{text[:half]}\n[…]\n{text[-half:]}"
 
 
 def _is_for(message: dict[str, Any] | None, msg_id: str) -> bool:

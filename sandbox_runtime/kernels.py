@@ -13,9 +13,8 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox_runtime.delegate_messages import CellEnded, CellStarted, Printed
+from sandbox_runtime.delegate_messages import CellReport
 from sandbox_runtime.programs import JobGroup, UserPrograms
-from sandbox_runtime.protocol.events import CellException, Display, Result
 from sandbox_runtime.settings import Settings
 
 START_TIMEOUT_S = 60.0
@@ -28,8 +27,6 @@ LINE_BYTES = 64 * 1024
 
 INTERPRETERS = Path(__file__).with_name("interpreters")
 """Programs of ours that the user's interpreters run, from copies that the user can read."""
-
-CellReport = CellStarted | Printed | Result | Display | CellException | CellEnded
 
 
 class KernelNotStarted(Exception):
@@ -55,8 +52,12 @@ class Kernel(ABC):
     def __init__(self, programs: UserPrograms, settings: Settings) -> None:
         self._programs = programs
         self._settings = settings
-        self._group: JobGroup = programs.new_group("kernel")
         self._directory = Path(tempfile.mkdtemp(prefix="kernel-", dir=settings.scratch))
+        try:
+            self._group: JobGroup = programs.new_group("kernel")
+        except BaseException:
+            self._directory.rmdir()
+            raise
         self._process: subprocess.Popen[bytes] | None = None
         self._ended: asyncio.Task[int] | None = None
 
@@ -81,11 +82,15 @@ class Kernel(ABC):
         return self._ended is not None and not self._ended.done()
 
     @abstractmethod
-    def execute(self, code: str) -> AsyncGenerator[CellReport, None]:
+    def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
         """Runs a cell and gives what it reports; `CellEnded` is the last. Raises `KernelLost`.
 
         It reports no faster than it is read: the cell's printing waits.
         """
+
+    @abstractmethod
+    async def answer(self, value: str) -> None:
+        """Gives the cell the line that it waits for, after its `InputRequested`."""
 
     @abstractmethod
     async def interrupt(self) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import fcntl
 import os
 import signal
 import socket
+import struct
 import subprocess
+import termios
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from itertools import groupby
 
@@ -16,7 +19,9 @@ import msgspec
 from sandbox_runtime.delegate_messages import (
     LENGTH,
     MAX_REPORT_BYTES,
+    Answer,
     CellEnded,
+    CellReport,
     CellStarted,
     Execute,
     Interrupt,
@@ -29,7 +34,7 @@ from sandbox_runtime.delegate_messages import (
 from sandbox_runtime.kernels import (
     INTERPRETERS,
     LAST_WORDS_TIMEOUT_S,
-    CellReport,
+    LINE_BYTES,
     Kernel,
     KernelLost,
     KernelNotStarted,
@@ -46,8 +51,7 @@ NODE = "node"
 
 READ_BYTES = 64 * 1024
 
-PIPE_LIMIT_BYTES = 1024 * 1024
-"""What a user can make a pipe hold: so much at most was written before a report."""
+C_INT = struct.Struct("i")
 
 DISCARD_PAUSE_S = 0.01
 """Between two reads of output that belongs to no cell."""
@@ -68,27 +72,33 @@ class NodeKernel(Kernel):
         self._orders: asyncio.Transport | None = None
         self._pipes: list[_ChildOutput] = []
 
-    async def execute(self, code: str) -> AsyncGenerator[CellReport, None]:
+    async def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
         self._reports.take()  # What no cell has waited for.
         for pipe in self._pipes:
             pipe.listen()
-        self._order(Execute(code=code))
+        self._order(Execute(code=code, allow_input=allow_input))
         try:
-            while not self._reports.ended:
-                await self._arrived.wait()
-                self._arrived.clear()
-                # Before the reports: what was printed before them is there by now.
+            while not self._reports.ended and await self._has_arrived():
+                reports = self._reports.take()
+                # What was printed before them is in the pipes by now.
                 for pipe in self._pipes:
                     for printed in pipe.take():
                         yield printed
-                for report in self._reports.take():
+                for report in reports:
                     yield _cell_report(report)
                     if isinstance(report, CellEnded):
                         return
+            exit_code = await self._exit_code()
+            for pipe in self._pipes:
+                for printed in pipe.take():
+                    yield printed
         finally:
             for pipe in self._pipes:
                 pipe.ignore()
-        raise KernelLost(await self._exit_code())
+        raise KernelLost(exit_code)
+
+    async def answer(self, value: str) -> None:
+        self._order(Answer(value=value))
 
     async def interrupt(self) -> None:
         if self._process is not None and self.alive:
@@ -108,19 +118,20 @@ class NodeKernel(Kernel):
         program = self._directory / PROGRAM
         program.write_bytes((INTERPRETERS / PROGRAM).read_bytes())
         self._give_to_user(program)
-        loop = asyncio.get_running_loop()
         reports, its_reports = socket.socketpair()
         orders, its_orders = socket.socketpair()
-        await loop.create_connection(lambda: self._reports, sock=reports)
-        self._orders, _ = await loop.create_connection(asyncio.Protocol, sock=orders)
-        ends = []
-        for stream in Stream:
-            ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-            os.set_blocking(theirs, True)
-            self._pipes.append(_ChildOutput(ours, stream, self._arrived))
-            ends.append(theirs)
-        descriptors = (its_reports.fileno(), its_orders.fileno())
+        ends: list[int] = []
         try:
+            loop = asyncio.get_running_loop()
+            await loop.create_connection(lambda: self._reports, sock=reports)
+            self._orders, _ = await loop.create_connection(asyncio.Protocol, sock=orders)
+            self._orders.pause_reading()
+            for stream in Stream:
+                ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                self._pipes.append(_ChildOutput(ours, stream, self._arrived))
+                ends.append(theirs)
+                os.set_blocking(theirs, True)
+            descriptors = (its_reports.fileno(), its_orders.fileno())
             self._process = self._programs.spawn(
                 [NODE, "--expose-internals", str(program), self._language, *map(str, descriptors)],
                 cwd=cwd,
@@ -131,7 +142,7 @@ class NodeKernel(Kernel):
                 pass_fds=descriptors,
                 group=self._group,
             )
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:
             message = f"{NODE} cannot be started: {error.strerror}"
             raise KernelNotStarted(message, missing=True) from error
         finally:
@@ -140,13 +151,14 @@ class NodeKernel(Kernel):
             for connection in (its_reports, its_orders):
                 connection.close()
         self._ended = asyncio.ensure_future(self._programs.wait(self._process))
+        self._ended.add_done_callback(lambda _: self._arrived.set())
         complaints = self._pipes[-1]
         complaints.listen()
         said = ""
         while not self._reports.has_some() and not self._reports.ended:
-            await self._arrived.wait()
-            self._arrived.clear()
-            said += "".join(printed.data for printed in complaints.take())
+            if not await self._has_arrived():
+                break
+            said = (said + "".join(one.data for one in complaints.take()))[-LINE_BYTES:]
         complaints.ignore()
         if not any(isinstance(report, Ready) for report in self._reports.take()):
             await asyncio.wait({self._ended}, timeout=LAST_WORDS_TIMEOUT_S)
@@ -154,6 +166,16 @@ class NodeKernel(Kernel):
             missing = complaint.startswith("TypeScript needs")
             raise KernelNotStarted(complaint or f"{NODE} did not become a kernel", missing=missing)
         self._lock_directory()
+
+    async def _has_arrived(self) -> bool:
+        """Waits for more to take; False where there will be none, whoever holds the other ends."""
+        try:
+            async with asyncio.timeout(None if self.alive else LAST_WORDS_TIMEOUT_S):
+                await self._arrived.wait()
+        except TimeoutError:
+            return False
+        self._arrived.clear()
+        return True
 
     def _order(self, order: msgspec.Struct) -> None:
         assert self._orders is not None
@@ -196,20 +218,20 @@ class _Reports(asyncio.Protocol):
 
     def take(self) -> list[NodeReport]:
         """Those that are there now."""
-        # With part of a report it would be copied in vain.
-        held, start = bytes(self._held) if self.has_some() else b"", 0
         reports: list[NodeReport] = []
+        start = 0
         try:
-            while start + LENGTH.size <= len(held):
-                (size,) = LENGTH.unpack_from(held, start)
+            while start + LENGTH.size <= len(self._held):
+                (size,) = LENGTH.unpack_from(self._held, start)
                 end = start + LENGTH.size + size
                 if size > MAX_REPORT_BYTES:
                     raise msgspec.DecodeError("too large")
-                if end > len(held):
+                if end > len(self._held):
                     break
-                reports.append(self._decoder.decode(held[start + LENGTH.size : end]))
+                # Of its own: what is shown holds on to the bytes that it came in.
+                reports.append(self._decoder.decode(bytes(self._held[start + LENGTH.size : end])))
                 start = end
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.ended = True
         del self._held[:start]
         if self._transport is None:
@@ -237,7 +259,7 @@ class _ChildOutput:
 
     def listen(self) -> None:
         """What comes from now on belongs to a cell."""
-        self._read(PIPE_LIMIT_BYTES)
+        self._read()
         self._decoder.reset()
         self._is_heard = True
 
@@ -247,7 +269,7 @@ class _ChildOutput:
 
     def take(self) -> Iterator[Printed]:
         """What is there now."""
-        for data in self._read(PIPE_LIMIT_BYTES):
+        for data in self._read():
             if text := self._decoder.decode(data):
                 yield Printed(stream=self._stream, data=text)
 
@@ -257,18 +279,23 @@ class _ChildOutput:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _read(self, limit_bytes: int) -> list[bytes]:
+    def _read(self) -> list[bytes]:
+        """What is there now, not what is written meanwhile: that could be without an end."""
+        if self._descriptor < 0:
+            return []
         pieces: list[bytes] = []
-        while self._descriptor >= 0 and sum(map(len, pieces)) < limit_bytes:
-            try:
+        (left,) = C_INT.unpack(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(C_INT.size)))
+        try:
+            while not pieces or left > 0:
                 data = os.read(self._descriptor, READ_BYTES)
-            except BlockingIOError:
-                break
-            if not data:
-                self.close()
-            pieces.append(data)
-        if self._descriptor >= 0:
-            self._loop.add_reader(self._descriptor, self._notice)
+                pieces.append(data)
+                left -= len(data)
+                if not data:
+                    self.close()
+                    return pieces
+        except BlockingIOError:
+            pass
+        self._loop.add_reader(self._descriptor, self._notice)
         return pieces
 
     def _notice(self) -> None:
@@ -283,7 +310,7 @@ class _ChildOutput:
         if self._is_heard:
             self._arrived.set()
         else:
-            self._read(READ_BYTES)
+            self._read()
 
 
 def _joined(reports: list[NodeReport]) -> Iterator[NodeReport]:

@@ -144,6 +144,8 @@ def create_app(settings: Settings | None = None) -> Flask:
             readers=readers,
             answers=answers,
             cancellation=cancellation,
+            sandboxes=sandboxes,
+            door=door,
         ).operations(),
         *PortRoutes(
             door=door,

@@ -43,16 +43,17 @@ class Door:
         too.
         """
 
-        def ask(sandbox: Sandbox) -> T:
-            match self._sandboxes.state(sandbox.id):
-                case SandboxState.RUNNING:
-                    return self.ask(sandbox, act)
-                case SandboxState.PAUSED:
-                    raise SandboxPaused(f"The sandbox {name} is paused.")
-                case state:
-                    raise SandboxNotRunning(name, state)
+        return self._names.use(owner, name, lambda sandbox: self.use_one(sandbox, act))
 
-        return self._names.use(owner, name, ask)
+    def use_one(self, sandbox: Sandbox, act: Callable[[Sandbox, RuntimeCalls], T]) -> T:
+        """As `use`, of a sandbox that is there; where it does not run, it is left alone."""
+        match self._sandboxes.state(sandbox.id):
+            case SandboxState.RUNNING:
+                return self.ask(sandbox, act)
+            case SandboxState.PAUSED:
+                raise SandboxPaused(f"The sandbox {sandbox.name} is paused.")
+            case state:
+                raise SandboxNotRunning(sandbox.name, state)
 
     def ask(self, sandbox: Sandbox, act: Callable[[Sandbox, RuntimeCalls], T]) -> T:
         """As `use`, of a sandbox that runs."""

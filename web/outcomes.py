@@ -84,6 +84,9 @@ class CodeOutcome:
         self._job_id = job_id
         self._logs = Logs(stdout=[], stderr=[])
         self._results: list[Result | Display] = []
+        self._shown_ids: set[str] = set()
+        self._updates: dict[str, tuple[int, Display]] = {}
+        """The last one of each id, and how many results there were before it."""
         self._exception: CellException | UnsetType = UNSET
         self._end = _End()
 
@@ -104,22 +107,24 @@ class CodeOutcome:
 
     def _show(self, told: Display) -> None:
         """An update stands where what it updates stood."""
-        places = [
-            place
-            for place, one in enumerate(self._results)
-            if told.update and isinstance(one, Display) and one.display_id == told.display_id
-        ]
-        for place in places:
-            self._results[place] = told
-        if not places:
+        if told.update and told.display_id in self._shown_ids:
+            self._updates[told.display_id] = (len(self._results), told)
+        else:
+            self._shown_ids.add(told.display_id)
             self._results.append(told)
+
+    def _as_last_told(self, place: int, one: Result | Display) -> Result | Display:
+        if isinstance(one, Display) and one.display_id in self._updates:
+            before, told = self._updates[one.display_id]
+            return told if place < before else one
+        return one
 
     def result(self) -> CodeResult:
         end = self._end
         return CodeResult(
             job_id=self._job_id,
             logs=self._logs,
-            results=self._results,
+            results=[self._as_last_told(place, one) for place, one in enumerate(self._results)],
             exception=self._exception,
             error=end.error,
             execution_count=end.execution_count,

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 from sandbox_runtime.protocol.events import CellException, Conclusion, Display, Result
 from sandbox_runtime.protocol.requests import (
     MAX_COMMAND_BYTES,
+    MAX_INPUT_CHARS,
     MAX_OUTPUT_LIMIT_BYTES,
     MAX_STDIN_BYTES,
     Encoding,
@@ -201,6 +202,7 @@ class CodeRequest(_Request, frozen=True, kw_only=True):
     code: str
     context: ContextId | UnsetType = UNSET
     language: str | UnsetType = UNSET
+    allow_input: bool = False
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
     output_limit_bytes: OutputLimit = DEFAULT_OUTPUT_LIMIT_BYTES
 
@@ -215,9 +217,17 @@ class CodeRequest(_Request, frozen=True, kw_only=True):
             code=self.code,
             context=context.id,
             language=context.language,
+            allow_input=self.allow_input,
             timeout_ms=self.timeout_ms,
             output_limit_bytes=self.output_limit_bytes,
         )
+
+
+class InputRequest(_Request, frozen=True, kw_only=True):
+    """The answer to an `input_request` event of a cell."""
+
+    value: Annotated[str, Meta(max_length=MAX_INPUT_CHARS)]
+    input: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
 
 
 class StepRequest(_Request, frozen=True, kw_only=True):

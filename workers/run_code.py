@@ -20,6 +20,7 @@ def code_request(spec: CodeSpec, sandbox: Sandbox, context: ContextRecord | None
     return CodeRequest(
         code=spec.code,
         context=started_with,
+        allow_input=spec.allow_input,
         timeout_ms=spec.timeout_ms,
         output_limit_bytes=spec.output_limit_bytes,
     )

@@ -30,6 +30,7 @@ from sandbox_runtime.protocol.requests import (
     HEARTBEAT_S,
     Acknowledgements,
     CancelRequest,
+    InputReply,
 )
 
 Unpack = Callable[[AsyncIterator[bytes], str], Awaitable[None]]
@@ -49,6 +50,7 @@ class ExecutionRoutes:
             Route("/executions", self._list, methods=["GET"]),
             Route("/executions/{id}", self._run, methods=["PUT"]),
             Route("/executions/{id}/cancel", self._cancel, methods=["POST"]),
+            Route("/executions/{id}/input", self._answer, methods=["POST"]),
             Route("/acks", self._acknowledge, methods=["POST"]),
             Route("/archive", self._unpack_archive, methods=["PUT"]),
         ]
@@ -68,6 +70,10 @@ class ExecutionRoutes:
     async def _cancel(self, request: Request) -> Response:
         reason = (await read_body(request, CancelRequest)).reason
         self._executions.cancel(_id(request), reason)
+        return no_content()
+
+    async def _answer(self, request: Request) -> Response:
+        await self._executions.answer(_id(request), await read_body(request, InputReply))
         return no_content()
 
     async def _acknowledge(self, request: Request) -> Response:

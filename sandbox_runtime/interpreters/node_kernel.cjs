@@ -10,14 +10,19 @@
 // Node's internals are exposed for its parser: V8 offers no `import` to what is evaluated in this way.
 "use strict";
 
-const { isMainThread, parentPort, Worker, workerData } = require("node:worker_threads");
+const threads = require("node:worker_threads");
 
 const MAX_JSON_LEVELS = 100;
-const MAX_VALUE_CHARS = 10 * 1024 * 1024; // Of each value that a cell shows; what is longer is left out.
+const MAX_JSON_PARTS = 1_000_000; // One that is met on two ways counts twice, and is written twice.
+const MAX_SHOWN_BYTES = 10 * 1024 * 1024; // Of all that one event shows; what is more is left out.
+const MAX_EXCEPTION_CHARS = 256 * 1024; // Each of an exception's texts: the first half and the last.
+const MAX_ID_CHARS = 200;
 const PRINTED_CHARS = 32 * 1024; // One report of output.
 const YIELD_MS = 50; // In which a cell that waits for something sees an interrupt by itself.
 
-const INTERRUPTED = 0; // In the memory that both threads share: an interrupt was not seen yet.
+// In the memory that both threads share:
+const INTERRUPTED = 0; // An interrupt was not seen yet.
+const ANSWERED = 1; // Who waits for input need not wait any longer.
 
 const IMPORT = "__import";
 
@@ -26,41 +31,53 @@ function main(language, reports, orders) {
     console.error(`TypeScript needs Node.js 22.13 or newer, and this is ${process.version}`);
     process.exit(1);
   }
-  const words = new Int32Array(new SharedArrayBuffer(4));
-  const kernel = new Kernel(language, reports, words);
+  const words = new Int32Array(new SharedArrayBuffer(8));
+  const { port1: answers, port2: answering } = new threads.MessageChannel();
+  answers.unref();
+  const kernel = new Kernel(language, reports, words, answers);
   process.execArgv.length = 0; // For the user's own forks.
   process.argv.length = 1;
-  const worker = new Worker(__filename, { workerData: { orders, words } });
+  const workerData = { orders, words, answering };
+  const worker = new threads.Worker(__filename, { workerData, transferList: [answering] });
   worker.on("message", (order) => kernel.obey(order));
 }
 
 class Kernel {
   #reports;
   #words;
+  #answers;
   #evaluate;
   #running = new (require("node:async_hooks").AsyncLocalStorage)(); // The cell by which what runs was started.
   #cell = null; // The one that has not ended.
   #count = 0;
 
-  constructor(language, reports, words) {
+  constructor(language, reports, words, answers) {
     this.#reports = reports;
     this.#words = words;
+    this.#answers = answers;
     this.#evaluate = evaluator(language);
     this.#redirect("stdout");
     this.#redirect("stderr");
     process.on("uncaughtException", (error) => this.#print("stderr", `Uncaught ${describe(error).traceback}\n`));
     define("display", (value, options = {}) => this.#display(value, options));
+    define("prompt", (text = "") => this.#ask(text));
   }
 
   obey(order) {
     if (order.type === "execute") {
-      this.#run(order.code);
+      this.#run(order.code, order.allow_input);
     } else if (order.type === "ready") {
       this.report(order);
     } else {
       Atomics.store(this.#words, INTERRUPTED, 0);
-      this.#cell?.interrupt();
+      this.#interrupt(this.#cell);
     }
+  }
+
+  // Where the interrupt met our own work for the cell, as a getter of the user's that it shows, nobody else ends it.
+  #interrupt(cell) {
+    cell?.interrupt();
+    setImmediate(() => this.#end(cell, new Interrupted()));
   }
 
   report(message) {
@@ -71,25 +88,29 @@ class Kernel {
     for (let sent = 0; sent < frame.length; ) sent += require("node:fs").writeSync(this.#reports, frame, sent);
   }
 
-  async #run(code) {
+  async #run(code, allowsInput) {
     this.#count += 1;
-    const cell = {};
+    const cell = { allowsInput };
     const interrupted = new Promise((_, reject) => (cell.interrupt = () => reject(new Interrupted())));
     interrupted.catch(() => {});
     this.#cell = cell;
     this.report({ type: "cell_started" });
-    let failed = false;
     try {
       const name = `cell-${this.#count}`;
       const evaluated = this.#running.run(cell, () => this.#evaluate(code, name));
       const value = await Promise.race([evaluated, interrupted]);
       if (value !== undefined) this.#show(bundleOf(value), { isMain: true });
+      this.#end(cell);
     } catch (error) {
-      failed = true;
-      this.report({ type: "exception", timestamp: "", ...describe(error) });
+      this.#end(cell, error);
     }
+  }
+
+  #end(cell, ...errors) {
+    if (cell === null || cell !== this.#cell) return;
+    for (const error of errors) this.report({ type: "exception", timestamp: "", ...describe(error) });
     this.#cell = null;
-    this.report({ type: "cell_ended", failed, execution_count: this.#count, quits: false });
+    this.report({ type: "cell_ended", failed: errors.length > 0, execution_count: this.#count, quits: false });
   }
 
   // What a cell says after its end belongs to nobody.
@@ -119,16 +140,34 @@ class Kernel {
     if (this.#isHeard()) this.#show(options.raw ? value : bundleOf(value), options);
   }
 
+  // Nothing else of the user's runs until the answer is there, as in a browser.
+  #ask(text) {
+    if (!this.#isHeard() || !this.#cell.allowsInput) throw new Error("prompt: nobody is there to answer");
+    while (threads.receiveMessageOnPort(this.#answers)); // Of a question that was given up.
+    Atomics.store(this.#words, ANSWERED, 0);
+    this.report({ type: "input_requested", prompt: String(text), password: false });
+    Atomics.wait(this.#words, ANSWERED, 0);
+    const answer = threads.receiveMessageOnPort(this.#answers);
+    if (answer === undefined) throw new Interrupted();
+    return answer.message;
+  }
+
   #show(bundle, { displayId = null, update = false, isMain = false }) {
     const data = {};
     const notes = [];
+    let left = MAX_SHOWN_BYTES;
     for (const [mime, value] of Object.entries(bundle)) {
-      const length = (typeof value === "string" ? value : JSON.stringify(value) ?? "").length;
-      if (length <= MAX_VALUE_CHARS) data[mime] = value;
-      else notes.push(`[${mime} of ${length} characters is left out: over ${MAX_VALUE_CHARS}]`);
+      const size = Buffer.byteLength(JSON.stringify(value) ?? "");
+      if (size <= left) {
+        data[mime] = value;
+        left -= size;
+      } else {
+        notes.push(`[${mime} of ${size} bytes is left out: over ${MAX_SHOWN_BYTES} bytes]`);
+      }
     }
     if (notes.length > 0) data["text/plain"] = [data["text/plain"] ?? [], ...notes].flat().join("\n");
-    this.report({ type: "shown", data, display_id: displayId, update, is_main: isMain });
+    const id = displayId === null ? null : String(displayId).slice(0, MAX_ID_CHARS);
+    this.report({ type: "shown", data, display_id: id, update: Boolean(update), is_main: isMain });
   }
 }
 
@@ -141,9 +180,17 @@ class Interrupted extends Error {
 
 // --------------------------------------------------------------------------- the thread that takes orders
 
-function takeOrders({ orders, words }) {
+function takeOrders({ orders, words, answering }) {
+  const { parentPort } = threads;
+
+  function wake() {
+    Atomics.store(words, ANSWERED, 1);
+    Atomics.notify(words, ANSWERED);
+  }
+
   function interrupt(order) {
     Atomics.store(words, INTERRUPTED, 1);
+    wake();
     parentPort.postMessage(order);
     setTimeout(() => {
       if (Atomics.exchange(words, INTERRUPTED, 0) === 0) return;
@@ -163,8 +210,14 @@ function takeOrders({ orders, words }) {
       const end = 4 + held.readUInt32BE();
       const order = JSON.parse(held.toString("utf8", 4, end));
       held = held.subarray(end);
-      if (order.type === "interrupt") interrupt(order);
-      else parentPort.postMessage(order);
+      if (order.type === "interrupt") {
+        interrupt(order);
+      } else if (order.type === "answer") {
+        answering.postMessage(order.value);
+        wake();
+      } else {
+        parentPort.postMessage(order);
+      }
     }
   });
 }
@@ -330,7 +383,7 @@ function bundleOf(value) {
   const own = value?.[Symbol.for("Jupyter.display")];
   if (typeof own === "function") return own.call(value);
   const bundle = { "text/plain": require("node:util").inspect(withOwnFrames(value)) };
-  if (value !== null && typeof value === "object" && isPlain(value, MAX_JSON_LEVELS)) bundle["application/json"] = value;
+  if (value !== null && typeof value === "object" && isPlain(value)) bundle["application/json"] = value;
   if (value instanceof Uint8Array && value[0] === 0x89 && value[1] === 0x50) bundle["image/png"] = base64(value);
   if (value instanceof Uint8Array && value[0] === 0xff && value[1] === 0xd8) bundle["image/jpeg"] = base64(value);
   return bundle;
@@ -341,19 +394,29 @@ function base64(bytes) {
 }
 
 // Whether JSON says all of it.
-function isPlain(value, levels) {
-  if (value === null || typeof value === "string" || typeof value === "boolean") return true;
-  if (typeof value === "number") return Number.isFinite(value);
-  if (typeof value !== "object" || levels === 0) return false;
-  if (Array.isArray(value)) return value.every((part) => isPlain(part, levels - 1));
-  if (value instanceof Date) return levels < MAX_JSON_LEVELS && !Number.isNaN(value.getTime());
-  if (![null, Object.prototype].includes(Object.getPrototypeOf(value))) return false;
-  return Object.values(value).every((part) => part === undefined || isPlain(part, levels - 1));
+function isPlain(whole) {
+  let left = MAX_JSON_PARTS;
+
+  function isPart(value, levels) {
+    if (value === null || typeof value === "string" || typeof value === "boolean") return true;
+    if (typeof value === "number") return Number.isFinite(value);
+    if (typeof value !== "object" || levels === 0) return false;
+    const parts = Array.isArray(value) ? value : Object.values(value);
+    left -= parts.length;
+    if (left < 0) return false;
+    if (Array.isArray(value)) return value.every((part) => isPart(part, levels - 1));
+    if (value instanceof Date) return levels < MAX_JSON_LEVELS && !Number.isNaN(value.getTime());
+    if (![null, Object.prototype].includes(Object.getPrototypeOf(value))) return false;
+    return parts.every((part) => part === undefined || isPart(part, levels - 1));
+  }
+
+  return isPart(whole, MAX_JSON_LEVELS);
 }
 
 function describe(error) {
   try {
-    return described(error);
+    const { name, value, traceback } = described(error);
+    return { name: shortened(name), value: shortened(value), traceback: shortened(traceback) };
   } catch {
     return { name: "Error", value: "what was thrown cannot be shown", traceback: "" };
   }
@@ -367,6 +430,12 @@ function described(error) {
   const { stack } = withOwnFrames(error);
   const traceback = /\n\s+at /.test(stack) ? inspect(error) : stack;
   return { name: String(name), value: String(error.message), traceback };
+}
+
+function shortened(text) {
+  if (text.length <= MAX_EXCEPTION_CHARS) return text;
+  const half = MAX_EXCEPTION_CHARS / 2;
+  return `${text.slice(0, half)}\n[…]\n${text.slice(-half)}`;
 }
 
 // Without the frames below the cell's, which are ours.
@@ -399,5 +468,5 @@ function define(name, value) {
   Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
 }
 
-if (isMainThread) main(process.argv[2], Number(process.argv[3]), Number(process.argv[4]));
-else takeOrders(workerData);
+if (threads.isMainThread) main(process.argv[2], Number(process.argv[3]), Number(process.argv[4]));
+else takeOrders(threads.workerData);

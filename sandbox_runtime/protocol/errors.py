@@ -8,6 +8,7 @@ RuntimeFault
 ├── ExecutionConflict     an execution of this id runs something else
 ├── ExecutionForgotten    the execution ended and its journal was acknowledged
 ├── TooManyExecutions     the runtime already holds as many executions as it may
+├── InputNotWanted        the execution waits for no input, or for another one
 ├── ContextUnavailable    the interpreter of a code context cannot be started
 ├── ArchiveRefused        an uploaded archive cannot be unpacked
 ├── PortNotListening      nothing in the sandbox listens on this port
@@ -109,6 +110,14 @@ class TooManyExecutions(RuntimeFault):
     code = "too_many_executions"
     http_status = 429
     hint = "Wait for running jobs of this sandbox to end, or use another sandbox."
+
+
+class InputNotWanted(RuntimeFault):
+    """The execution does not wait for input, or waits for another one than is answered."""
+
+    code = "input_not_wanted"
+    http_status = 409
+    hint = "Answer each input_request once, while its job runs; the job's events tell the next one."
 
 
 class ContextUnavailable(RuntimeFault):

@@ -8,9 +8,9 @@ On the wire an event is one line of JSON: `{"n": 3, "event": {"type": "stdout", 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from sandbox_runtime.protocol.charts import Chart
 
@@ -65,7 +65,11 @@ class Stderr(_Event, frozen=True, tag="stderr"):
 
 
 class _Shown(_Event, frozen=True):
-    """The same thing in every MIME type that the kernel gave."""
+    """The same thing in every MIME type that the kernel gave.
+
+    Values stay the JSON that they came as: nobody on their way has to hold them as objects, of
+    which a few bytes can make many.
+    """
 
     text: str | None = None
     html: str | None = None
@@ -77,8 +81,8 @@ class _Shown(_Event, frozen=True):
     """Base64."""
     jpeg: str | None = None
     """Base64."""
-    json: Any = None
-    data: Any = None
+    json: msgspec.Raw | UnsetType = UNSET
+    data: msgspec.Raw | UnsetType = UNSET
     """Of a table: its columns and rows, as a Table Schema with data (frictionlessdata.io)."""
     chart: Chart | None = None
     """Of a figure: what is drawn in it."""
@@ -106,6 +110,16 @@ class CellException(_Event, frozen=True, tag="exception"):
     value: str
     traceback: str
     """Plain text, without colours."""
+
+
+class InputRequest(_Event, frozen=True, tag="input_request"):
+    """A cell waits for a line of input, as `input()` does."""
+
+    input: int
+    """Which of the execution's, from 1."""
+    prompt: str = ""
+    password: bool = False
+    """It is not to be shown as it is typed."""
 
 
 class Progress(_Event, frozen=True, tag="progress"):
@@ -164,6 +178,7 @@ RuntimeEvent = (
     | Result
     | Display
     | CellException
+    | InputRequest
     | Progress
     | Truncated
     | Complete

@@ -8,6 +8,7 @@ HTTP/1.1 on a Unix socket; each request carries `Authorization: Bearer <token>`.
                                               end, and an empty line every HEARTBEAT_S
            Coldframe-Boot-Id: <bootId>        optional; another boot answers 409 sandbox_restarted
     POST   /executions/{id}/cancel            body CancelRequest → 204
+    POST   /executions/{id}/input             body InputReply → 204
     POST   /acks                              body Acknowledgements → 204
     GET    /executions                        → [ExecutionStatus]
     DELETE /sessions/{name}                   → 204, also where there is none: ends its shell
@@ -30,6 +31,9 @@ import msgspec
 
 MAX_COMMAND_BYTES = 1024 * 1024
 """A command, a cell or an argument list, in UTF-8; the shell itself would take more."""
+
+MAX_INPUT_CHARS = 1024 * 1024
+"""One answer to a cell that asks for input."""
 
 MAX_STDIN_BYTES = 4 * 1024 * 1024
 
@@ -123,6 +127,8 @@ class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):
 
     code: str
     context: CodeContext
+    allow_input: bool = False
+    """It may ask for input, by `input_request` events; else asking raises in it."""
     timeout_ms: TimeoutMs | None = None
     output_limit_bytes: OutputLimit = 16 * 1024 * 1024
 
@@ -170,6 +176,15 @@ class CancelReason(StrEnum):
 
 class CancelRequest(_Request, frozen=True):
     reason: CancelReason = CancelReason.CANCELLED
+
+
+class InputReply(_Request, frozen=True):
+    """The answer to an `input_request`."""
+
+    value: Annotated[str, msgspec.Meta(max_length=MAX_INPUT_CHARS)]
+    """A line, without its end."""
+    input: int | None = None
+    """The number of the request that it answers; None: of the one that waits."""
 
 
 class Acknowledgements(_Request, frozen=True):

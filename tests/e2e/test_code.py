@@ -251,6 +251,89 @@ def test_a_restarted_context_ends_its_cell_and_says_that_its_state_is_gone(
     assert after[0].event["sessionRestarted"] is True
 
 
+ASKING = {
+    "python": """
+print("before")
+name = input("name? ")
+import getpass
+word = getpass.getpass("word? ")
+[name, word]
+""",
+    "js": """
+console.log("before")
+var name = prompt("name? ")
+var word = prompt("word? ");
+[name, word]
+""",
+}
+
+
+@pytest.mark.parametrize("language", ASKING)
+def test_a_cell_is_given_the_input_that_it_asks_for(api: Client, box: str, language: str) -> None:
+    body = {"code": ASKING[language], "language": language, "allowInput": True}
+    job = api.submit(f"/v1/sandboxes/{box}/code", body)
+    told = []
+    with api.following(job) as received:
+        for item in received:
+            told.append(item.event)
+            if item.event["type"] == "input_request":
+                number = item.event["input"]
+                assert answer(api, job, value="late", input=number + 1) == 409
+                assert answer(api, job, value=f"ä {number}", input=number) == 204
+                assert answer(api, job, value="twice", input=number) == 409
+
+    kinds = [event["type"] for event in told]
+    asked = [event for event in told if event["type"] == "input_request"]
+    assert kinds == ["start", "stdout", "input_request", "input_request", "result", "complete"]
+    assert [event["prompt"] for event in asked] == ["name? ", "word? "]
+    assert asked[1].get("password", False) is (language == "python")
+    assert told[-2]["json"] == ["ä 1", "ä 2"]
+    assert answer(api, job, value="after the end") == 409
+
+
+@pytest.mark.parametrize("language", ASKING)
+def test_a_cell_may_not_ask_where_nobody_will_answer(api: Client, box: str, language: str) -> None:
+    result = api.code(box, ASKING[language], language=language)
+
+    assert result["conclusion"] == "failure"
+    assert result["logs"]["stdout"] == ["before\n"]
+
+
+@pytest.mark.parametrize("language", ASKING)
+@pytest.mark.parametrize("way", ["interrupt", "cancel"])
+def test_a_cell_that_waits_for_input_can_be_stopped(
+    api: Client, box: str, language: str, way: str
+) -> None:
+    context = api.http.post(f"/v1/sandboxes/{box}/contexts", json={"language": language}).json()
+    one = f"/v1/sandboxes/{box}/contexts/{context['id']}"
+    api.code(box, "kept = 1", context=context["id"])
+    body = {**cell(ASKING[language], context), "allowInput": True}
+    job = api.submit(f"/v1/sandboxes/{box}/code", body)
+    with api.following(job) as received:
+        next(item for item in received if item.event["type"] == "input_request")
+
+    api.http.post(f"{one}/interrupt" if way == "interrupt" else f"/v1/jobs/{job}/cancel")
+    end = api.follow_to_the_end(job)[-1].event
+
+    assert end.get("code", end["type"]) == ("complete" if way == "interrupt" else "cancelled")
+    assert answer(api, job, value="late") == 409
+    assert api.code(box, "kept", context=context["id"])["results"][0]["text"] == "1"
+
+
+def test_a_job_that_asks_for_nothing_is_given_no_input(api: Client, box: str) -> None:
+    job = api.start_exec(box, "sleep 60")
+    with api.following(job) as received:
+        next(received)
+
+    assert answer(api, job, value="x") == 409
+    assert api.http.post("/v1/jobs/nothing/input", json={"value": "x"}).status_code == 404
+    api.http.post(f"/v1/jobs/{job}/cancel")
+
+
+def answer(api: Client, job: str, **reply: object) -> int:
+    return api.http.post(f"/v1/jobs/{job}/input", json=reply).status_code
+
+
 def wait_for_output(api: Client, job: str) -> None:
     with api.following(job) as received:
         next(item for item in received if item.event["type"] == "stdout")

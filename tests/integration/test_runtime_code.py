@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sandbox_runtime.protocol.events import Conclusion, RuntimeEvent, Stdout, Truncated
@@ -302,7 +303,8 @@ display(SVG('<svg xmlns="http://www.w3.org/2000/svg"/>'))
     assert html.html == "<b>x</b>"
     assert markdown.markdown == "*m*"
     assert latex.latex == "$x$"
-    assert json.json == {"a": [1, None]}
+    assert isinstance(json.json, msgspec.Raw)
+    assert msgspec.json.decode(json.json) == {"a": [1, None]}
     assert javascript.javascript == "1"
     assert (svg.svg or "").startswith("<svg")
     assert not any(result.is_main for result in (html, markdown, latex, json, javascript, svg))

@@ -32,6 +32,7 @@ from sandbox_runtime.protocol.requests import (
     CodeRequest,
     ExecRequest,
 )
+from sandbox_runtime.questions import Questions
 
 Requests = ExecRequest | CodeRequest | CheckoutRequest
 
@@ -47,7 +48,13 @@ class Program:
         self._body = body
 
     async def run(
-        self, request: Requests, journal: Journal, output: Output, cancellation: Cancellation, /
+        self,
+        request: Requests,
+        journal: Journal,
+        output: Output,
+        cancellation: Cancellation,
+        questions: Questions | None = None,
+        /,
     ) -> Complete | Error:
         return await self._body(output, cancellation)
 

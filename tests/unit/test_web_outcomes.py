@@ -9,6 +9,7 @@ import msgspec
 from sandbox_runtime.protocol.events import (
     Complete,
     Conclusion,
+    Display,
     Error,
     Result,
     Start,
@@ -114,3 +115,20 @@ def test_a_cell_s_results_keep_their_order_and_all_their_forms() -> None:
         ("2", None, True),
     ]
     assert (shown["executionCount"], shown["conclusion"]) == (4, "success")
+
+
+def test_an_update_stands_where_all_that_it_updates_stood() -> None:
+    outcome = CodeOutcome("j")
+
+    def show(text: str, *, display_id: str = "a", update: bool = False) -> None:
+        outcome.add(Display(timestamp=NOW, text=text, display_id=display_id, update=update))
+
+    show("1")
+    show("2", display_id="b")
+    show("3")
+    show("4", update=True)
+    show("5")
+    show("6", display_id="b", update=True)
+    show("7", display_id="c", update=True)
+
+    assert [one.text for one in outcome.result().results] == ["4", "6", "4", "5", "7"]

@@ -7,15 +7,29 @@ import re
 import msgspec
 from flask import Response
 
+from sandbox_runtime.protocol.calls import RuntimeCalls
+from sandbox_runtime.protocol.codec import encode
+from sandbox_runtime.protocol.errors import InputNotWanted
+from sandbox_runtime.protocol.requests import InputReply
 from web.api.job_answers import JobAnswers, last_event_id
 from web.cancellation import Cancellation
-from web.errors import InvalidEventId, InvalidField
+from web.door import Door
+from web.errors import InvalidEventId, InvalidField, RuntimeRefused
 from web.operations import Operation, json_answer, no_content
 from web.readers import Readers
-from web.schemas import EventsQuery, JobCancelled, JobsPage, JobsQuery, JobView, job_view
+from web.schemas import (
+    EventsQuery,
+    InputRequest,
+    JobCancelled,
+    JobsPage,
+    JobsQuery,
+    JobView,
+    job_view,
+)
 from workers.contract.errors import EventsExpired, JobNotFound
 from workers.contract.jobs import Job, Status
-from workers.contract.store import JobStore
+from workers.contract.sandboxes import Sandbox
+from workers.contract.store import JobStore, SandboxStore
 from workers.contract.stream import EventStream
 
 SCAN_PAGE = 100
@@ -72,12 +86,16 @@ class JobRoutes:
         readers: Readers,
         answers: JobAnswers,
         cancellation: Cancellation,
+        sandboxes: SandboxStore,
+        door: Door,
     ) -> None:
         self._jobs = jobs
         self._stream = stream
         self._readers = readers
         self._answers = answers
         self._cancellation = cancellation
+        self._sandboxes = sandboxes
+        self._door = door
 
     def operations(self) -> list[Operation]:
         one = "/v1/jobs/{id}"
@@ -86,6 +104,7 @@ class JobRoutes:
             Operation("GET", one, self.get, {200: JobView}),
             Operation("GET", f"{one}/events", self.events, {204: None}, streams=True),
             Operation("POST", f"{one}/cancel", self.cancel, {202: JobCancelled}),
+            Operation("POST", f"{one}/input", self.answer, {204: None}),
         ]
 
     def list_all(self, owner: str, query: JobsQuery) -> Response:
@@ -116,6 +135,19 @@ class JobRoutes:
         job = self._jobs.get(owner, id)
         status = self._cancellation.cancel(job)
         return json_answer(JobCancelled(id=job.id, status=status), 202)
+
+    def answer(self, owner: str, id: str, body: InputRequest) -> Response:
+        """Give a cell the input that it waits for."""
+        job = self._jobs.get(owner, id)
+        if job.status is not Status.RUNNING or job.sandbox_id is None:
+            raise RuntimeRefused(InputNotWanted(f"the job {job.id} does not run"))
+        reply = InputReply(value=body.value, input=body.input or None)
+
+        def act(sandbox: Sandbox, calls: RuntimeCalls) -> None:
+            calls.order("POST", f"/executions/{job.id}.{job.attempt}/input", body=encode(reply))
+
+        self._door.use_one(self._sandboxes.get(job.sandbox_id), act)
+        return no_content()
 
 
 def _matches(job: Job, query: JobsQuery) -> bool:

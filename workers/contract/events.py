@@ -18,6 +18,7 @@ from sandbox_runtime.protocol.events import (
     Conclusion,
     Display,
     Error,
+    InputRequest,
     Progress,
     Result,
     Start,
@@ -56,6 +57,7 @@ JobEvent = (
     | Result
     | Display
     | CellException
+    | InputRequest
     | Progress
     | Step
     | Truncated

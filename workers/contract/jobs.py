@@ -57,6 +57,7 @@ class CodeSpec(_Value, frozen=True, tag="code", tag_field="kind"):
     code: str
     context: str
     language: str
+    allow_input: bool = False
     timeout_ms: int = DEFAULT_TIMEOUT_MS
     output_limit_bytes: int = DEFAULT_OUTPUT_LIMIT_BYTES
 
