@@ -20,6 +20,7 @@ from typing import Any, cast
 import structlog
 import uvicorn
 
+from sandbox_runtime.api.contexts import ContextRoutes
 from sandbox_runtime.api.executions import ExecutionRoutes
 from sandbox_runtime.api.files import FileRoutes
 from sandbox_runtime.api.git import GitRoutes
@@ -32,6 +33,7 @@ from sandbox_runtime.executions import Executions
 from sandbox_runtime.files import Files
 from sandbox_runtime.git import Checkouts, GitCommands
 from sandbox_runtime.git_programs import GitPrograms
+from sandbox_runtime.languages import Languages
 from sandbox_runtime.process_waits import MAX_SEARCHES
 from sandbox_runtime.processes import Processes
 from sandbox_runtime.programs import UserPrograms
@@ -82,7 +84,8 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
     programs = UserPrograms(settings)
     sessions = Sessions(settings, programs)
-    contexts = CodeContexts(settings, programs)
+    languages = Languages(settings, programs)
+    contexts = CodeContexts(languages, programs)
     processes = Processes(programs, sessions.directory_of)
     terminals = Terminals(programs, sessions.directory_of)
     searches = ThreadPoolExecutor(MAX_SEARCHES, "search")
@@ -115,6 +118,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
                 terminals=terminals,
                 contexts=contexts,
             ).routes(),
+            *ContextRoutes(contexts, languages).routes(),
             *ProcessRoutes(processes, searches).routes(),
             *TerminalRoutes(terminals).routes(),
             *GitRoutes(
@@ -146,7 +150,13 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     serving.add_done_callback(lambda _: told_to_end.set())  # A server that failed is an end, too.
     await told_to_end.wait()
     await executions.close()
-    await asyncio.gather(sessions.close(), processes.close(), terminals.close(), contexts.close())
+    await asyncio.gather(
+        sessions.close(),
+        processes.close(),
+        terminals.close(),
+        contexts.close(),
+        languages.close(),
+    )
     server.should_exit = True
     await serving
     threads.close()

@@ -51,19 +51,34 @@ class Connect(Message, frozen=True, tag="connect"):
     """Find the kernel of this connection file; answered by `Ready`."""
 
     connection_file: str
+    bounded: bool = True
+    """The kernel waits where what it publishes is not read."""
 
 
 class Execute(Message, frozen=True, tag="execute"):
     """Run a cell; the next one is sent after `CellEnded`."""
 
     code: str
-    allow_input: bool
+    allow_input: bool = False
+    silent: bool = False
+    """It is not counted, and shows nothing."""
 
 
 class Answer(Message, frozen=True, tag="answer"):
     """The line that the cell waits for."""
 
     value: str
+
+
+class Enter(Message, frozen=True, tag="enter"):
+    """Be the kernel of this language in this directory; answered by `Ready` or an exception."""
+
+    language: str
+    cwd: str
+
+
+class Rehearse(Message, frozen=True, tag="rehearse"):
+    """Do once what is slow the first time; answered by `Ready`."""
 
 
 class Interrupt(Message, frozen=True, tag="interrupt"):
@@ -74,7 +89,7 @@ class KernelEnded(Message, frozen=True, tag="kernel_ended"):
     """The kernel is gone: report what it still said, then end."""
 
 
-KernelOrder = Connect | Execute | Answer | KernelEnded
+KernelOrder = Connect | Execute | Answer | Interrupt | KernelEnded
 
 
 class Ready(Message, frozen=True, tag="ready"):

@@ -25,6 +25,7 @@ from sandbox_runtime.delegate_messages import (
     Connect,
     Execute,
     InputRequested,
+    Interrupt,
     KernelEnded,
     KernelOrder,
     Printed,
@@ -75,6 +76,7 @@ class _Cells:
         self._shell: zmq.Socket[bytes] = client.shell_channel.socket
         self._iopub: zmq.Socket[bytes] = client.iopub_channel.socket
         self._stdin: zmq.Socket[bytes] = client.stdin_channel.socket
+        self._control: zmq.Socket[bytes] = client.control_channel.socket
         self._orders = msgspec.json.Decoder(KernelOrder)
         self._cell_id: str | None = None
         """The message that asked for the cell that runs; None while none does."""
@@ -88,7 +90,7 @@ class _Cells:
         if order is None:
             return
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        context.rcvhwm = QUEUED_MESSAGES
+        context.rcvhwm = QUEUED_MESSAGES if order.bounded else 0
         context.reconnect_ivl = RECONNECT_MS
         client = BlockingKernelClient(context=context)
         client.load_connection_file(order.connection_file)
@@ -131,11 +133,14 @@ class _Cells:
     def _obey(self) -> bool:
         """Whether to go on."""
         match self._channel.receive(self._orders):
-            case Execute(code=code, allow_input=allow_input):
+            case Execute(code=code, allow_input=allow_input, silent=silent):
                 self._reply, self._idle, self._raised = None, False, False
                 self._cell_id = self._client.execute(
-                    code, allow_stdin=allow_input, stop_on_error=False
+                    code, silent=silent, allow_stdin=allow_input, stop_on_error=False
                 )
+                return True
+            case Interrupt():
+                self._session.send(self._control, "interrupt_request", content={})
                 return True
             case Answer(value=value):
                 self._client.input(value)

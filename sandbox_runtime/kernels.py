@@ -77,6 +77,14 @@ class Kernel(ABC):
             await self.close()
             raise
 
+    @abstractmethod
+    async def rehearse(self) -> None:
+        """Does once what makes a first cell slow. Raises `KernelNotStarted`."""
+
+    @abstractmethod
+    async def enter(self, language: str, cwd: str) -> None:
+        """Makes it the kernel of a context, before the first cell. Raises `KernelNotStarted`."""
+
     @property
     def alive(self) -> bool:
         return self._ended is not None and not self._ended.done()
@@ -142,14 +150,6 @@ class Kernel(ABC):
 def short_of_something(error: OSError) -> KernelNotStarted:
     """Of memory, processes or space, mostly."""
     return KernelNotStarted(f"the sandbox could not start it: {error.strerror}", missing=False)
-
-
-def last_words(complaints: int) -> str:
-    """The last line of what an interpreter has said on the pipe, which does not block."""
-    try:
-        return last_line(os.read(complaints, LINE_BYTES).decode(errors="replace"))
-    except BlockingIOError:
-        return ""
 
 
 def last_line(text: str) -> str:

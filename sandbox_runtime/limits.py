@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from sandbox_runtime.settings import Settings
+
+MEMORY_FILES = (
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # v1
+    ("memory.max", "memory.current"),  # v2
+)
 
 READ_BYTES = 4096
 """More than the files that count are long."""
@@ -18,6 +24,7 @@ class UserLimits:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._groups = [*settings.limits, *([settings.cgroup] if settings.cgroup else [])]
         flags = os.O_WRONLY | os.O_CLOEXEC
         self._members = [os.open(group / "cgroup.procs", flags) for group in settings.limits]
         counters = [group / "memory.oom_control" for group in settings.limits]  # v1
@@ -30,6 +37,10 @@ class UserLimits:
         for members in self._members:
             os.pwrite(members, b"0", 0)
 
+    def memory_room(self) -> int:
+        """Bytes that the user's programs may still take; very many where nothing limits them."""
+        return min((_room(group) for group in self._groups), default=sys.maxsize)
+
     def kills(self) -> int:
         """How many programs were killed because memory ran out. Cheap: each execution asks."""
         if self._counter is None:
@@ -39,6 +50,17 @@ class UserLimits:
             if name == b"oom_kill":
                 return int(number)
         return 0
+
+
+def _room(group: Path) -> int:
+    for limit, usage in MEMORY_FILES:
+        try:
+            most = (group / limit).read_text().strip()
+            taken = (group / usage).read_text()
+        except OSError:
+            continue
+        return sys.maxsize if most == "max" else int(most) - int(taken)
+    return sys.maxsize
 
 
 def _open(path: Path) -> int:

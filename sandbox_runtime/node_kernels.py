@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
-import fcntl
 import os
 import signal
 import socket
-import struct
 import subprocess
-import termios
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from itertools import groupby
 
 import msgspec
 
+from sandbox_runtime.child_output import ChildOutput
 from sandbox_runtime.delegate_messages import (
     LENGTH,
     MAX_REPORT_BYTES,
@@ -23,11 +20,13 @@ from sandbox_runtime.delegate_messages import (
     CellEnded,
     CellReport,
     CellStarted,
+    Enter,
     Execute,
     Interrupt,
     NodeReport,
     Printed,
     Ready,
+    Rehearse,
     Shown,
     framed,
 )
@@ -41,20 +40,13 @@ from sandbox_runtime.kernels import (
     last_line,
 )
 from sandbox_runtime.programs import UserPrograms
-from sandbox_runtime.protocol.events import Stream
+from sandbox_runtime.protocol.events import CellException, Stream
 from sandbox_runtime.settings import Settings
 
 PROGRAM = "node_kernel.cjs"
 
 NODE = "node"
 """Looked for in the user's PATH."""
-
-READ_BYTES = 64 * 1024
-
-C_INT = struct.Struct("i")
-
-DISCARD_PAUSE_S = 0.01
-"""Between two reads of output that belongs to no cell."""
 
 
 class NodeKernel(Kernel):
@@ -63,14 +55,13 @@ class NodeKernel(Kernel):
     What it reports is the user's word for what the user's code does, as hostile as that.
     """
 
-    def __init__(self, programs: UserPrograms, settings: Settings, language: str) -> None:
+    def __init__(self, programs: UserPrograms, settings: Settings) -> None:
         super().__init__(programs, settings)
-        self._language = language
         self._arrived = asyncio.Event()
         """Something can be taken, from its reports or from a pipe."""
         self._reports = _Reports(self._arrived)
         self._orders: asyncio.Transport | None = None
-        self._pipes: list[_ChildOutput] = []
+        self._pipes: list[ChildOutput] = []
 
     async def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
         self._reports.take()  # What no cell has waited for.
@@ -96,6 +87,17 @@ class NodeKernel(Kernel):
             for pipe in self._pipes:
                 pipe.ignore()
         raise KernelLost(exit_code)
+
+    async def rehearse(self) -> None:
+        await self._answers(Rehearse())
+
+    async def enter(self, language: str, cwd: str) -> None:
+        for report in await self._answers(Enter(language=language, cwd=cwd)):
+            if isinstance(report, CellException):
+                missing = report.name == "Missing"
+                raise KernelNotStarted(f"{report.name}: {report.value}", missing=missing)
+        if not self.alive:
+            raise KernelNotStarted("it ended", missing=False)
 
     async def answer(self, value: str) -> None:
         self._order(Answer(value=value))
@@ -128,12 +130,12 @@ class NodeKernel(Kernel):
             self._orders.pause_reading()
             for stream in Stream:
                 ours, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                self._pipes.append(_ChildOutput(ours, stream, self._arrived))
+                self._pipes.append(ChildOutput(ours, stream, self._arrived))
                 ends.append(theirs)
                 os.set_blocking(theirs, True)
             descriptors = (its_reports.fileno(), its_orders.fileno())
             self._process = self._programs.spawn(
-                [NODE, "--expose-internals", str(program), self._language, *map(str, descriptors)],
+                [NODE, "--expose-internals", str(program), *map(str, descriptors)],
                 cwd=cwd,
                 env=self._programs.environment(env),
                 stdin=subprocess.DEVNULL,
@@ -162,10 +164,16 @@ class NodeKernel(Kernel):
         complaints.ignore()
         if not any(isinstance(report, Ready) for report in self._reports.take()):
             await asyncio.wait({self._ended}, timeout=LAST_WORDS_TIMEOUT_S)
-            complaint = last_line(said)
-            missing = complaint.startswith("TypeScript needs")
-            raise KernelNotStarted(complaint or f"{NODE} did not become a kernel", missing=missing)
+            complaint = last_line(said) or f"{NODE} did not become a kernel"
+            raise KernelNotStarted(complaint, missing=False)
         self._lock_directory()
+
+    async def _answers(self, order: msgspec.Struct) -> list[NodeReport]:
+        """What it reports to an order, while no cell runs."""
+        self._order(order)
+        while not self._reports.has_some() and await self._has_arrived():
+            pass
+        return self._reports.take()
 
     async def _has_arrived(self) -> bool:
         """Waits for more to take; False where there will be none, whoever holds the other ends."""
@@ -243,74 +251,6 @@ class _Reports(asyncio.Protocol):
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-
-class _ChildOutput:
-    """What programs print that have the kernel's own stdout or stderr. It owns the descriptor."""
-
-    def __init__(self, descriptor: int, stream: Stream, arrived: asyncio.Event) -> None:
-        self._descriptor = descriptor
-        self._stream = stream
-        self._arrived = arrived
-        self._loop = asyncio.get_running_loop()
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._is_heard = False
-        self._loop.add_reader(descriptor, self._notice)
-
-    def listen(self) -> None:
-        """What comes from now on belongs to a cell."""
-        self._read()
-        self._decoder.reset()
-        self._is_heard = True
-
-    def ignore(self) -> None:
-        self._is_heard = False
-        self._discard()
-
-    def take(self) -> Iterator[Printed]:
-        """What is there now."""
-        for data in self._read():
-            if text := self._decoder.decode(data):
-                yield Printed(stream=self._stream, data=text)
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            self._loop.remove_reader(self._descriptor)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _read(self) -> list[bytes]:
-        """What is there now, not what is written meanwhile: that could be without an end."""
-        if self._descriptor < 0:
-            return []
-        pieces: list[bytes] = []
-        (left,) = C_INT.unpack(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(C_INT.size)))
-        try:
-            while not pieces or left > 0:
-                data = os.read(self._descriptor, READ_BYTES)
-                pieces.append(data)
-                left -= len(data)
-                if not data:
-                    self.close()
-                    return pieces
-        except BlockingIOError:
-            pass
-        self._loop.add_reader(self._descriptor, self._notice)
-        return pieces
-
-    def _notice(self) -> None:
-        self._loop.remove_reader(self._descriptor)
-        if self._is_heard:
-            self._arrived.set()
-        else:
-            # A program that was left behind must not be stopped by a full pipe.
-            self._loop.call_later(DISCARD_PAUSE_S, self._discard)
-
-    def _discard(self) -> None:
-        if self._is_heard:
-            self._arrived.set()
-        else:
-            self._read()
 
 
 def _joined(reports: list[NodeReport]) -> Iterator[NodeReport]:

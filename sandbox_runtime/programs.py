@@ -142,6 +142,10 @@ class UserPrograms:
         """How many programs of the user's were killed because memory ran out."""
         return self._limits.kills()
 
+    def memory_room(self) -> int:
+        """Bytes that the user's programs may still take; very many where nothing limits them."""
+        return self._limits.memory_room()
+
     def new_group(self, name: str) -> JobGroup:
         """An empty group. `name` is for who looks at the tree of cgroups; it need not be unique."""
         group: JobGroup

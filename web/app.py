@@ -119,7 +119,9 @@ def create_app(settings: Settings | None = None) -> Flask:
             now=timestamp,
         ).operations(),
         *ExecRoutes(sandboxes=sandboxes, names=names, answers=answers, now=timestamp).operations(),
-        *CodeRoutes(sandboxes=sandboxes, names=names, answers=answers, now=timestamp).operations(),
+        *CodeRoutes(
+            sandboxes=sandboxes, names=names, answers=answers, door=door, now=timestamp
+        ).operations(),
         *SessionRoutes(
             sandboxes=sandboxes,
             names=names,

@@ -100,6 +100,7 @@ OutputLimit: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_OUTPUT_LIMIT_BYTES)]
 Limit: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_PAGE)]
 Cursor: TypeAlias = Annotated[str, Meta(max_length=100)]
 
+_LANGUAGE = re.compile(r"[a-z0-9][a-z0-9.+#_-]{0,39}")
 _REPOSITORY = re.compile(r"(https?|git|ssh)://[^\s\x00-\x1f]{1,2000}|[\w.-]+@[\w.-]+:[^\s]{1,2000}")
 _REF = re.compile(r"[^\s\x00-\x1f-][^\s\x00-\x1f]{0,254}")
 
@@ -575,9 +576,10 @@ class Health(_Answer, frozen=True, kw_only=True):
 
 def language_of(name: str) -> str:
     """The language that a client's word stands for. Raises `LanguageUnsupported`."""
-    if name not in LANGUAGES:
+    language = LANGUAGES.get(name.lower(), name.lower())
+    if not _LANGUAGE.fullmatch(language):
         raise LanguageUnsupported(name, sorted(set(LANGUAGES.values())))
-    return LANGUAGES[name]
+    return language
 
 
 def sandbox_view(sandbox: Sandbox) -> SandboxView:

@@ -21,7 +21,6 @@ from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailab
 from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of, new_id
 from workers.contract.sandbox_events import REQUESTED, SandboxEventType
 from workers.contract.sandboxes import (
-    DEFAULT_CONTEXT_PREFIX,
     Sandbox,
     SandboxSpec,
     SandboxState,
@@ -190,8 +189,7 @@ class Sandboxes:
             if limits := self._driver.limits(sandbox.spec):
                 self._driver.set_limits(sandbox.id, limits)
             if sandbox.spec.env:
-                # The kernel that is warm was started without it.
-                place.client.end_context(f"{DEFAULT_CONTEXT_PREFIX}python")
+                place.client.have_spares([])  # They were started without it.
         except (CreateFailed, RuntimeFault) as fault:
             log.warning("claim failed", sandbox_id=sandbox.id, reason=str(fault))
             self.declare_lost(sandbox)

@@ -92,6 +92,7 @@ class Node:
             store=pool,
             at_least=settings.pool_min,
             at_most=settings.pool_max,
+            languages=settings.pool_languages,
         )
         self._publisher = Publisher(
             jobs=self._jobs,

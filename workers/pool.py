@@ -1,4 +1,4 @@
-"""Keeps sandboxes ready before anybody asks for them: started, with a shell and a warm kernel.
+"""Keeps sandboxes ready before anybody asks for them: started, with a shell and spare kernels.
 
 The web takes one in the very script that writes the record of a new sandbox, so nobody waits for a
 container. A sandbox of the pool has no owner and no name, and one that was used never comes back.
@@ -17,11 +17,10 @@ from collections.abc import Callable
 import structlog
 
 from sandbox_runtime.protocol.errors import RuntimeFault
-from sandbox_runtime.protocol.requests import CodeContext, CodeRequest, ExecRequest, Session
+from sandbox_runtime.protocol.requests import ExecRequest, Session
 from workers.contract.errors import SandboxNotFound
 from workers.contract.jobs import new_id
 from workers.contract.sandboxes import (
-    DEFAULT_CONTEXT_PREFIX,
     DEFAULT_SESSION,
     Sandbox,
     SandboxSpec,
@@ -33,7 +32,6 @@ from workers.lifecycle import Sandboxes
 from workers.publisher import Place
 
 DEMAND_WINDOW_S = 60.0
-LANGUAGE = "python"
 WARM_UP_TIMEOUT_MS = 30_000
 
 log = structlog.get_logger(__name__)
@@ -52,6 +50,7 @@ class Pool:
         store: PoolStore,
         at_least: int,
         at_most: int,
+        languages: list[str],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._node_id = node_id
@@ -61,6 +60,7 @@ class Pool:
         self._store = store
         self._at_least = at_least
         self._at_most = at_most
+        self._languages = languages
         self._monotonic = monotonic
         self._asked: deque[tuple[float, SandboxSpec]] = deque()
         self._images: dict[str, str] = {}
@@ -121,7 +121,7 @@ class Pool:
     def _add(self, spec: SandboxSpec) -> None:
         image = self._driver.image_id(spec.image)
         sandbox, place = self._sandboxes.make_for_pool(spec)
-        _warm_up(place)
+        _warm_up(place, self._languages)
         self._images[sandbox.id] = image
         self._store.add(pool_kind(spec), ready_of(sandbox))
 
@@ -158,20 +158,16 @@ def _plain(spec: SandboxSpec) -> SandboxSpec:
     return SandboxSpec(image=spec.image, network=spec.network, disk_mb=spec.disk_mb)
 
 
-def _warm_up(place: Place) -> None:
-    """Starts the shell and the kernel that a first command and a first cell would wait for."""
-    context = CodeContext(id=f"{DEFAULT_CONTEXT_PREFIX}{LANGUAGE}", language=LANGUAGE)
+def _warm_up(place: Place, languages: list[str]) -> None:
+    """Starts the shell and the kernels that a first command and a first cell would wait for."""
     session = Session(name=DEFAULT_SESSION)
-    for request in (
-        ExecRequest(command=":", session=session, timeout_ms=WARM_UP_TIMEOUT_MS),
-        # Nothing at all: it is not counted as a cell.
-        CodeRequest(code="", context=context, timeout_ms=WARM_UP_TIMEOUT_MS),
-    ):
-        execution, last_n = new_id(), 0
-        try:
-            with place.client.execution(execution, request, boot_id=place.boot_id) as reader:
-                for batch in reader:
-                    last_n = batch[-1].n
-            place.client.acknowledge({execution: last_n})
-        except RuntimeFault as fault:
-            log.warning("sandbox not warmed up", reason=fault.message)
+    command = ExecRequest(command=":", session=session, timeout_ms=WARM_UP_TIMEOUT_MS)
+    execution, last_n = new_id(), 0
+    try:
+        with place.client.execution(execution, command, boot_id=place.boot_id) as reader:
+            for batch in reader:
+                last_n = batch[-1].n
+        place.client.acknowledge({execution: last_n})
+        place.client.have_spares(languages)
+    except RuntimeFault as fault:
+        log.warning("sandbox not warmed up", reason=fault.message)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from sandbox_runtime.protocol.requests import CodeContext, CodeRequest
+from sandbox_runtime.protocol.requests import CodeRequest
 from workers.contract.jobs import CodeSpec
-from workers.contract.sandboxes import ContextRecord, Sandbox
+from workers.contract.sandboxes import ContextRecord, Sandbox, runtime_context
 
 
 def code_request(spec: CodeSpec, sandbox: Sandbox, context: ContextRecord | None) -> CodeRequest:
     """What the runtime is asked; `context` is None where it was deleted since."""
-    started_with = CodeContext(id=spec.context, language=spec.language, env=sandbox.user_env)
-    if context is not None:
-        started_with = CodeContext(
-            id=context.id,
-            language=context.language,
-            cwd=context.cwd,
-            env={**sandbox.user_env, **context.env_vars},
-        )
+    forgotten = ContextRecord(id=spec.context, language=spec.language, created_at="")
     return CodeRequest(
         code=spec.code,
-        context=started_with,
+        context=runtime_context(sandbox, context or forgotten),
         allow_input=spec.allow_input,
         timeout_ms=spec.timeout_ms,
         output_limit_bytes=spec.output_limit_bytes,

@@ -41,6 +41,8 @@ class Settings:
     pool_min: int
     """Sandboxes that are kept ready before they are asked for, also where none ever was."""
     pool_max: int
+    pool_languages: list[str]
+    """Of which each of those has a kernel ready."""
     defaults: SandboxDefaults
     ca_bundle: Path | None
     """Certificates that sandboxes trust; None leaves the image's own."""
@@ -66,6 +68,7 @@ class Settings:
             job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 128, at_least=1),
             pool_min=environment.integer("COLDFRAME_POOL_MIN", 1),
             pool_max=environment.integer("COLDFRAME_POOL_MAX", 8),
+            pool_languages=environment.text("COLDFRAME_POOL_LANGUAGES", "python").split(),
             defaults=SandboxDefaults(
                 cpus=environment.number("COLDFRAME_SANDBOX_CPUS", 1.0, at_least=0.01),
                 memory_mb=environment.integer("COLDFRAME_SANDBOX_MEMORY_MB", 1024, at_least=64),

@@ -1,4 +1,4 @@
-"""The routes of what the runtime holds: its own state, its sessions and code contexts."""
+"""The routes of what the runtime holds: its own state, and its sessions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sandbox_runtime.contexts import CodeContexts
 from sandbox_runtime.executions import Executions
 from sandbox_runtime.http import json_answer, no_content
 from sandbox_runtime.processes import Processes
-from sandbox_runtime.protocol.requests import ContextInterrupted, Pong
+from sandbox_runtime.protocol.requests import Pong
 from sandbox_runtime.sessions import Sessions
 from sandbox_runtime.terminals import Terminals
 
 
 class StatusRoutes:
-    """Shells and kernels start with their first command; here they are told of, and ended."""
+    """Shells start with their first command; here they are told of, and ended."""
 
     def __init__(
         self,
@@ -43,9 +43,6 @@ class StatusRoutes:
         return [
             Route("/ping", self._ping, methods=["GET"]),
             Route("/sessions/{name:path}", self._end_session, methods=["DELETE"]),
-            Route("/contexts/{id:path}/interrupt", self._interrupt_context, methods=["POST"]),
-            Route("/contexts/{id:path}/restart", self._restart_context, methods=["POST"]),
-            Route("/contexts/{id:path}", self._end_context, methods=["DELETE"]),
         ]
 
     async def _ping(self, request: Request) -> Response:
@@ -66,16 +63,4 @@ class StatusRoutes:
             self._processes.end_session(name),
             self._terminals.end_session(name),
         )
-        return no_content()
-
-    async def _interrupt_context(self, request: Request) -> Response:
-        interrupted = await self._contexts.interrupt(request.path_params["id"])
-        return json_answer(ContextInterrupted(interrupted=interrupted))
-
-    async def _restart_context(self, request: Request) -> Response:
-        self._contexts.restart(request.path_params["id"])
-        return no_content()
-
-    async def _end_context(self, request: Request) -> Response:
-        await self._contexts.end(request.path_params["id"])
         return no_content()

@@ -1,6 +1,6 @@
 // Runs cells of JavaScript and TypeScript in the user's Node.js, for `node_kernels.py`.
 //
-//     node --expose-internals node_kernel.cjs LANGUAGE REPORTS ORDERS
+//     node --expose-internals node_kernel.cjs REPORTS ORDERS
 //
 // It has two threads. The main one is the user's: V8's own REPL mode evaluates the cells, so that `await` works in them
 // and names can be declared again. The other one takes the runtime's orders, also while a cell never gives way. REPORTS
@@ -26,15 +26,11 @@ const ANSWERED = 1; // Who waits for input need not wait any longer.
 
 const IMPORT = "__import";
 
-function main(language, reports, orders) {
-  if (language === "typescript" && !require("node:module").stripTypeScriptTypes) {
-    console.error(`TypeScript needs Node.js 22.13 or newer, and this is ${process.version}`);
-    process.exit(1);
-  }
+function main(reports, orders) {
   const words = new Int32Array(new SharedArrayBuffer(8));
   const { port1: answers, port2: answering } = new threads.MessageChannel();
   answers.unref();
-  const kernel = new Kernel(language, reports, words, answers);
+  const kernel = new Kernel(reports, words, answers);
   process.execArgv.length = 0; // For the user's own forks.
   process.argv.length = 1;
   const workerData = { orders, words, answering };
@@ -47,15 +43,16 @@ class Kernel {
   #words;
   #answers;
   #evaluate;
+  #language;
   #running = new (require("node:async_hooks").AsyncLocalStorage)(); // The cell by which what runs was started.
   #cell = null; // The one that has not ended.
   #count = 0;
 
-  constructor(language, reports, words, answers) {
+  constructor(reports, words, answers) {
     this.#reports = reports;
     this.#words = words;
     this.#answers = answers;
-    this.#evaluate = evaluator(language);
+    this.#evaluate = evaluator();
     this.#redirect("stdout");
     this.#redirect("stderr");
     process.on("uncaughtException", (error) => this.#print("stderr", `Uncaught ${describe(error).traceback}\n`));
@@ -66,11 +63,28 @@ class Kernel {
   obey(order) {
     if (order.type === "execute") {
       this.#run(order.code, order.allow_input);
+    } else if (order.type === "enter") {
+      this.report(this.#enter(order));
+    } else if (order.type === "rehearse") {
+      quietly(() => require("node:module").stripTypeScriptTypes?.("0", { mode: "transform" })); // The first takes 50 ms.
+      this.report({ type: "ready" });
     } else if (order.type === "ready") {
       this.report(order);
     } else {
       Atomics.store(this.#words, INTERRUPTED, 0);
       this.#interrupt(this.#cell);
+    }
+  }
+
+  #enter({ language, cwd }) {
+    try {
+      this.#language = language;
+      process.chdir(cwd);
+      process.env.PWD = cwd;
+      if (language === "typescript" && !require("node:module").stripTypeScriptTypes) throw new Missing();
+      return { type: "ready" };
+    } catch (error) {
+      return { type: "exception", timestamp: "", ...describe(error) };
     }
   }
 
@@ -97,7 +111,7 @@ class Kernel {
     this.report({ type: "cell_started" });
     try {
       const name = `cell-${this.#count}`;
-      const evaluated = this.#running.run(cell, () => this.#evaluate(code, name));
+      const evaluated = this.#running.run(cell, () => this.#evaluate(code, name, this.#language));
       const value = await Promise.race([evaluated, interrupted]);
       if (value !== undefined) this.#show(bundleOf(value), { isMain: true });
       this.#end(cell);
@@ -178,6 +192,13 @@ class Interrupted extends Error {
   }
 }
 
+class Missing extends Error {
+  constructor() {
+    super(`TypeScript needs Node.js 22.13 or newer, and this is ${process.version}`);
+    this.name = "Missing";
+  }
+}
+
 // --------------------------------------------------------------------------- the thread that takes orders
 
 function takeOrders({ orders, words, answering }) {
@@ -225,7 +246,7 @@ function takeOrders({ orders, words, answering }) {
 // --------------------------------------------------------------------------- evaluation
 
 // Gives a function that evaluates a cell's text, with in its scope what Node's own REPL has.
-function evaluator(language) {
+function evaluator() {
   const { createRequire, stripTypeScriptTypes } = require("node:module");
   const path = require("node:path");
   const { promiseHooks } = require("node:v8");
@@ -310,7 +331,7 @@ function evaluator(language) {
     });
   }
 
-  return async function evaluate(code, name) {
+  return async function evaluate(code, name, language) {
     const toScript = (text) => withImports(language === "typescript" ? withoutTypes(text) : text);
     // As in every REPL, what could be a block is an object where that is possible.
     if (/^\s*\{[^]*\}\s*$/.test(code)) {
@@ -468,5 +489,5 @@ function define(name, value) {
   Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
 }
 
-if (threads.isMainThread) main(process.argv[2], Number(process.argv[3]), Number(process.argv[4]));
+if (threads.isMainThread) main(Number(process.argv[2]), Number(process.argv[3]));
 else takeOrders(threads.workerData);

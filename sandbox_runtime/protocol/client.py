@@ -28,10 +28,13 @@ from sandbox_runtime.protocol.requests import (
     ExecutionRequest,
     ExecutionStatus,
     Pong,
+    Spares,
 )
 
 CALL_TIMEOUT_S = 10.0
 """For a call that is answered at once. A frozen sandbox lets a connection in and is silent."""
+
+SPARES_TIMEOUT_S = 60.0
 
 READ_BYTES = 256 * 1024
 
@@ -73,6 +76,11 @@ class RuntimeClient:
 
     def end_context(self, context_id: str) -> None:
         self._call("DELETE", f"/contexts/{quote(context_id, safe='')}")
+
+    def have_spares(self, languages: list[str]) -> None:
+        """Returns when contexts of these languages, and no others, can begin at once."""
+        body = codec.encode(Spares(languages=languages))
+        self._call("PUT", "/spares", body, timeout_s=SPARES_TIMEOUT_S)
 
     def unpack_archive(self, archive: Iterable[bytes], path: str, timeout_s: float) -> None:
         """Unpacks a tar archive into the directory `path`, as the sandbox's user."""

@@ -9,7 +9,10 @@ RuntimeFault
 ├── ExecutionForgotten    the execution ended and its journal was acknowledged
 ├── TooManyExecutions     the runtime already holds as many executions as it may
 ├── InputNotWanted        the execution waits for no input, or for another one
+├── LanguageUnsupported   the sandbox has no interpreter for a language of this name
+├── InterpreterMissing    the sandbox lacks the interpreter of a language, or a part of it
 ├── ContextUnavailable    the interpreter of a code context cannot be started
+├── TooManyContexts       the sandbox holds as many code contexts as it may
 ├── ArchiveRefused        an uploaded archive cannot be unpacked
 ├── PortNotListening      nothing in the sandbox listens on this port
 ├── DiskFull              what was to be written has no room on the sandbox's volume
@@ -120,11 +123,36 @@ class InputNotWanted(RuntimeFault):
     hint = "Answer each input_request once, while its job runs; the job's events tell the next one."
 
 
+class LanguageUnsupported(RuntimeFault):
+    """The sandbox has no interpreter for a language of this name."""
+
+    code = "language_unsupported"
+    http_status = 422
+    hint = "An image can have more languages: Jupyter kernels in /usr/local/share/jupyter/kernels."
+
+
+class InterpreterMissing(RuntimeFault):
+    """The sandbox lacks the interpreter of a language that we know, or a part of it."""
+
+    code = "interpreter_missing"
+    http_status = 501
+    hint = "Use an image that has it: python3 with the package ipykernel, or Node.js."
+
+
 class ContextUnavailable(RuntimeFault):
-    """The interpreter of a code context cannot be started."""
+    """The interpreter of a code context is there, and cannot be started."""
 
     code = "context_unavailable"
-    http_status = 501
+    http_status = 409
+    hint = "Check the context's directory and environment, and the memory of the sandbox."
+
+
+class TooManyContexts(RuntimeFault):
+    """The sandbox holds as many code contexts as it may."""
+
+    code = "too_many_contexts"
+    http_status = 429
+    hint = "Delete a code context that is no longer used."
 
 
 class ArchiveRefused(RuntimeFault):

@@ -12,7 +12,10 @@ HTTP/1.1 on a Unix socket; each request carries `Authorization: Bearer <token>`.
     POST   /acks                              body Acknowledgements → 204
     GET    /executions                        → [ExecutionStatus]
     DELETE /sessions/{name}                   → 204, also where there is none: ends its shell
+    PUT    /contexts/{id}                     body CodeContext → 204: its kernel is there
     DELETE /contexts/{id}                     → 204, also where there is none: ends its kernel
+    PUT    /spares                            body Spares → 204: kernels are there for contexts that
+                                              will be asked for, and no others
     POST   /contexts/{id}/interrupt           → ContextInterrupted
     POST   /contexts/{id}/restart             → 204, also where there is none: ends its kernel, for
                                               the next cell to have a new one
@@ -120,6 +123,12 @@ class CodeContext(_Request, frozen=True):
     cwd: str = "/workspace"
     env: dict[str, str | None] = {}
     """None unsets."""
+
+
+class Spares(_Request, frozen=True):
+    """What to have ready. A spare kernel has the sandbox's own environment."""
+
+    languages: list[str]
 
 
 class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):

@@ -14,7 +14,7 @@ from container.engine import connect
 from container.errors import ImageUnfit
 from container.image import add_image, remove_image
 from container.image_names import read_image_names
-from tests.client import Client, wait_for
+from tests.client import Client, Event, wait_for
 from tests.conftest import DRIVER
 from tests.platform import Platform
 
@@ -37,6 +37,12 @@ FROM debian:bookworm-slim AS tools
 RUN apt-get update && apt-get install -y --no-install-recommends bash-static
 FROM scratch
 COPY --from=tools /bin/bash-static /bin/bash
+"""
+
+# What the README of any Jupyter kernel says, and nothing of ours.
+WITH_BASH = """
+FROM coldframe/sandbox:latest
+RUN pip install bash_kernel==0.10.0 && python3 -m bash_kernel.install --prefix /usr/local
 """
 
 
@@ -194,3 +200,36 @@ def test_an_image_that_no_node_has_is_refused_with_the_names_that_there_are(api:
     assert (answer.status_code, error["code"]) == (422, "image_not_found")
     assert "default" in error["message"]
     assert api.http.get("/v1/sandboxes/never").status_code == 404
+
+
+def test_an_image_adds_a_language_by_a_kernel_spec(api: Client, node: Node) -> None:
+    node.add_dockerfile("shells", WITH_BASH)
+    api.sandbox("shells", image="shells")
+
+    first = api.code("shells", "x=5; cd /usr; echo $((x * 2)); echo e >&2", language="Bash")
+    kept = api.code("shells", "echo $x; pwd", language="bash")
+    failed = api.code("shells", "false", language="bash")
+    cut = api.code("shells", "echo on; sleep 600", language="bash", timeoutMs=2000)
+    after = api.code("shells", "echo $x", language="bash")
+    many = api.code("shells", "seq 100000", language="bash")
+    context = api.http.post(
+        "/v1/sandboxes/shells/contexts",
+        json={"language": "bash", "cwd": "/usr", "envVars": {"A": "1"}},
+    ).json()
+    own = api.code("shells", "echo $A $x; pwd", context=context["id"])
+    unknown = api.http.post("/v1/sandboxes/shells/contexts", json={"language": "cobol"})
+
+    assert printed(first).split() == ["10", "e"]
+    assert printed(kept) == "5\n/usr\n"
+    assert failed["conclusion"] == "failure"
+    assert (cut["conclusion"], printed(cut).strip()) == ("timed_out", "on")
+    assert (printed(after), after["executionCount"]) == ("5\n", 5)
+    assert printed(many).split() == [str(number) for number in range(1, 100_001)]
+    assert printed(own) == "1\n/usr\n"
+    assert unknown.status_code == 422
+    assert "bash" in unknown.json()["error"]["message"]
+    api.remove("shells")
+
+
+def printed(run: Event) -> str:
+    return "".join(run["logs"]["stdout"])

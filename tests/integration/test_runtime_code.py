@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +22,6 @@ from sandbox_runtime.protocol.requests import (
 )
 from tests.running_runtime import (
     IS_ROOT,
-    SANDBOX_UID,
     RunningRuntime,
     running_runtime,
     wait_until,
@@ -33,34 +29,6 @@ from tests.running_runtime import (
 
 MEMORY_MARGIN_MB = 12
 """What reading a long output may cost, whatever its length."""
-
-
-@pytest.fixture(scope="module")
-def python() -> Iterator[str]:
-    """An interpreter with ipykernel, numpy, pandas and matplotlib, that other users can run."""
-    python = os.environ.get("COLDFRAME_TEST_PYTHON", sys.executable)
-    found = subprocess.run([python, "-c", "import ipykernel"], capture_output=True, timeout=30)
-    if found.returncode != 0:
-        pytest.skip(f"NO KERNEL TESTED: {python} has no ipykernel; set COLDFRAME_TEST_PYTHON")
-    if not IS_ROOT or _others_can_run(python):
-        yield python
-        return
-    # The checkout lies in a directory of root's alone.
-    with tempfile.TemporaryDirectory(prefix="cf-") as directory:
-        Path(directory).chmod(0o755)
-        copied = Path(directory) / "python"
-        shutil.copytree(Path(python).parents[1], copied, symlinks=True)
-        yield str(copied / "bin" / Path(python).name)
-
-
-def _others_can_run(program: str) -> bool:
-    """Not by `setpriv`, which keeps root's rights until the program has started."""
-    try:
-        argv = [program, "-c", ""]
-        subprocess.run(argv, user=SANDBOX_UID, extra_groups=(), timeout=30, cwd="/", check=True)
-    except PermissionError:
-        return False
-    return True
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +395,7 @@ def test_each_cell_counts(runtime: RunningRuntime, context: CodeContext) -> None
 def test_a_language_without_interpreter_is_named(runtime: RunningRuntime) -> None:
     run = runtime.code("1", CodeContext(id="old", language="cobol"))
 
-    assert run.error.code == "interpreter_missing"
+    assert run.error.code == "language_unsupported"
     assert "cobol" in run.error.error
     assert "old" not in runtime.client.ping().contexts
 

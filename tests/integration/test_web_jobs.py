@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.integration.fake_relay import FakeRelay
 from tests.integration.web_client import (
     AT_ONCE,
     STREAM,
@@ -42,7 +43,7 @@ def node(redis_server: RedisServer) -> Iterator[FakeNode]:
 
 @pytest.fixture
 def web(redis_server: RedisServer, node: FakeNode) -> Iterator[Web]:
-    with web_on(redis_server) as web:
+    with FakeRelay() as relay, web_on(redis_server, relay_socket=relay.socket) as web:
         web.sandbox()
         yield web
 

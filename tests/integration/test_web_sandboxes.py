@@ -10,6 +10,7 @@ import pytest
 import redis
 from werkzeug.test import TestResponse
 
+from tests.integration.fake_relay import FakeRelay
 from tests.integration.web_client import (
     AUTH,
     Json,
@@ -43,7 +44,7 @@ def node(redis_server: RedisServer) -> Iterator[FakeNode]:
 
 @pytest.fixture
 def web(redis_server: RedisServer, node: FakeNode) -> Iterator[Web]:
-    with web_on(redis_server) as web:
+    with FakeRelay() as relay, web_on(redis_server, relay_socket=relay.socket) as web:
         yield web
 
 
@@ -558,14 +559,16 @@ def test_a_context_is_made_listed_and_ended(web: Web, node: FakeNode) -> None:
     assert (gone.status_code, code_of(gone)) == (404, "context_not_found")
 
 
-def test_a_context_of_a_language_that_is_not_there_says_which_are(web: Web) -> None:
+@pytest.mark.parametrize("language", ["cobol", "", "../../x", "ä", "x" * 100])
+def test_a_context_of_a_language_that_is_not_there_is_refused_and_forgotten(
+    web: Web, language: str
+) -> None:
     web.sandbox()
 
-    answer = web.send("POST", CONTEXTS, {"language": "cobol"})
+    answer = web.send("POST", CONTEXTS, {"language": language})
 
     assert (answer.status_code, code_of(answer)) == (422, "language_unsupported")
-    supported = json_of(answer)["error"]["details"]["supported"]
-    assert supported == ["javascript", "python", "typescript"]
+    assert json_of(web.send("GET", CONTEXTS))["contexts"] == []
 
 
 @pytest.mark.parametrize(

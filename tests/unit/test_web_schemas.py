@@ -233,8 +233,19 @@ def test_a_sandbox_differs_only_in_what_a_request_names() -> None:
     ]
 
 
-def test_a_language_that_is_not_there_is_answered_with_those_that_are() -> None:
-    request = decode_json(b'{"code": "1", "language": "cobol"}', CodeRequest)
+@pytest.mark.parametrize(
+    ("word", "language"), [("py", "python"), ("JS", "javascript"), ("C++17", "c++17")]
+)
+def test_a_language_has_one_name_and_may_be_one_that_the_image_knows(
+    word: str, language: str
+) -> None:
+    request = decode_json(f'{{"code": "1", "language": "{word}"}}'.encode(), CodeRequest)
+
+    assert request.asked_language() == language
+
+
+def test_a_language_that_cannot_be_is_answered_with_those_that_always_are() -> None:
+    request = decode_json(b'{"code": "1", "language": "../cobol"}', CodeRequest)
 
     with pytest.raises(LanguageUnsupported) as caught:
         request.asked_language()

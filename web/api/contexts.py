@@ -8,16 +8,32 @@ from urllib.parse import quote
 from flask import Response
 
 from sandbox_runtime.protocol.calls import RuntimeCalls
+from sandbox_runtime.protocol.codec import encode
 from sandbox_runtime.protocol.requests import ContextInterrupted
 from web.api.sessions import check_running
 from web.door import Door
 from web.names import SandboxNames
 from web.operations import Operation, json_answer, no_content
 from web.schemas import ContextRequest, ContextsPage, ContextView, context_view, language_of
+from workers.contract.errors import Fault
 from workers.contract.jobs import new_id
 from workers.contract.queue import ControlChannel, EndContext
-from workers.contract.sandboxes import ContextRecord, Sandbox
+from workers.contract.sandboxes import ContextRecord, Sandbox, runtime_context
 from workers.contract.store import SandboxStore
+
+START_TIMEOUT_S = 70.0
+"""More than the runtime gives a kernel."""
+
+
+def open_context(door: Door, sandbox: Sandbox, context: ContextRecord) -> None:
+    """Has the runtime start its kernel. Raises as `Door.use_one`."""
+    body = encode(runtime_context(sandbox, context))
+
+    def act(_: Sandbox, calls: RuntimeCalls) -> None:
+        path = f"/contexts/{quote(context.id, safe='')}"
+        calls.order("PUT", path, body=body, timeout_s=START_TIMEOUT_S)
+
+    door.use_one(sandbox, act)
 
 
 class ContextRoutes:
@@ -51,7 +67,7 @@ class ContextRoutes:
         ]
 
     def create(self, owner: str, name: str, body: ContextRequest) -> Response:
-        """Create a code context; its kernel starts with its first cell."""
+        """Create a code context, and start its kernel."""
         language = language_of(body.language)
         context = ContextRecord(
             id=new_id(),
@@ -64,6 +80,11 @@ class ContextRoutes:
         def add(sandbox: Sandbox) -> None:
             check_running(self._sandboxes.get(sandbox.id))
             self._sandboxes.add_context(sandbox.id, context)
+            try:
+                open_context(self._door, self._sandboxes.get(sandbox.id), context)
+            except Fault:
+                self._sandboxes.drop_context(sandbox.id, context.id)
+                raise
 
         self._names.use(owner, name, add)
         return json_answer(context_view(context), 201)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
-from sandbox_runtime.protocol.requests import Session
+from sandbox_runtime.protocol.requests import CodeContext, Session
 from workers.contract.jobs import JobError
 
 DEFAULT_SESSION = "default"
@@ -146,6 +146,16 @@ class NodeRecord(_Value, frozen=True):
     warnings: list[str] = []
     engine: str = ""
     """What makes its sandboxes, with its version."""
+
+
+def runtime_context(sandbox: Sandbox, context: ContextRecord) -> CodeContext:
+    """What a code context is to the sandbox's runtime."""
+    return CodeContext(
+        id=context.id,
+        language=context.language,
+        cwd=context.cwd,
+        env={**sandbox.user_env, **context.env_vars},
+    )
 
 
 def runtime_session(sandbox: Sandbox, session: SessionRecord | None) -> Session:
