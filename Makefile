@@ -62,6 +62,7 @@ chaos: dev-environment
 	@$(PY) -m tests.chaos
 
 bench: dev-environment
+	@$(PYTHON) -m stack.environment $(STATE)/jupyter=bench/jupyter-requirements.txt
 	@$(PY) -m bench
 
 # A pin moves only where pyproject.toml makes it; `make lock UPGRADE=--upgrade` moves them all.

@@ -15,6 +15,7 @@ from bench.api import Api
 from bench.chart import render_chart
 from bench.errors import BenchError
 from bench.machine import describe_machine
+from bench.measure_code import measure_code
 from bench.measure_create import measure_create
 from bench.measure_idle import measure_idle
 from bench.measure_memory import measure_memory
@@ -38,6 +39,7 @@ ENDED_BY_SIGNAL = 128
 
 MEASUREMENTS: dict[str, Callable[[Site], Part]] = {
     "warm": measure_warm,
+    "code": measure_code,
     "create": measure_create,
     "volleys": measure_volleys,
     "streaming": measure_streaming,

@@ -91,6 +91,15 @@ class Api:
         body = {"code": code, "language": "python"}
         _check_result(self._call("POST", f"/v1/sandboxes/{sandbox}/code", body))
 
+    def make_context(self, sandbox: str, language: str) -> str:
+        """Its id."""
+        body = {"language": language}
+        return str(self._call("POST", f"/v1/sandboxes/{sandbox}/contexts", body)["id"])
+
+    def run_cell(self, sandbox: str, code: str, *, context: str) -> None:
+        body = {"code": code, "context": context}
+        _check_result(self._call("POST", f"/v1/sandboxes/{sandbox}/code", body))
+
     def start_exec(self, sandbox: str, command: str, *, session: str) -> str:
         """Returns the job's id at once."""
         body = _exec_body(command, session)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-
-import redis
 
 from bench.api import Api
 from bench.docker_baseline import DockerBaseline
 from bench.errors import BaselineFailed
+from bench.pool import pool_of
 from bench.report import Goal, Part, Row, baseline_of
 from bench.sampling import Contestant, since_ms, take_turns, timed
 from bench.site import Site
@@ -21,10 +19,6 @@ GROUP = "From nothing to the first output"
 POOLED = "from the pool: create, first exec's first stdout"
 COLD = "without it: create, first exec's first stdout"
 DOCKER_RUN = "docker run --rm <same image> echo"
-
-POOL_KEY = "cf:pool:default/none/default"
-POOL_DEADLINE_S = 60.0
-LOOK_S = 0.05
 
 POOLED_GOAL_MS = 40.0
 COLD_GOAL_MS = 250.0
@@ -52,28 +46,14 @@ def measure_create(site: Site) -> Part:
 
 
 def _add_pooled(site: Site, stack: ExitStack) -> Contestant:
-    if site.redis_url is None:
-        raise BaselineFailed("pool: COLDFRAME_REDIS_URL is not known")
-    store = stack.enter_context(redis.Redis.from_url(site.redis_url))
-    wait = _waiting_for_pool(store)
-    wait()
+    pool = stack.enter_context(pool_of(site))
+    pool.wait()
 
     def sample() -> float:
-        wait()
+        pool.wait()
         return _create_to_output_ms(site)
 
     return Contestant(POOLED, sample)
-
-
-def _waiting_for_pool(store: redis.Redis) -> Callable[[], None]:
-    def wait() -> None:
-        deadline = time.monotonic() + POOL_DEADLINE_S
-        while not store.llen(POOL_KEY):
-            if time.monotonic() > deadline:
-                raise BaselineFailed("pool: nothing is ready (COLDFRAME_POOL_MIN=0?)")
-            time.sleep(LOOK_S)
-
-    return wait
 
 
 def _add_docker_run(site: Site, stack: ExitStack) -> Contestant:

@@ -85,7 +85,7 @@ async def _serve(settings: Settings, token: str, listener: socket.socket) -> Non
     programs = UserPrograms(settings)
     sessions = Sessions(settings, programs)
     languages = Languages(settings, programs)
-    contexts = CodeContexts(languages, programs)
+    contexts = CodeContexts(languages, programs, idle_s=settings.kernel_idle_s)
     processes = Processes(programs, sessions.directory_of)
     terminals = Terminals(programs, sessions.directory_of)
     searches = ThreadPoolExecutor(MAX_SEARCHES, "search")

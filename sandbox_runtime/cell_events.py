@@ -14,7 +14,7 @@ MAX_EXCEPTION_CHARS = 256 * 1024
 RESULT_OVERHEAD_BYTES = 200
 """What a result counts for beside its values: its event on the wire."""
 
-TEXTS = ("text", "html", "markdown", "latex", "javascript", "svg", "png", "jpeg")
+TEXTS = ("text", "html", "markdown", "latex", "javascript", "svg", "png", "jpeg", "pdf")
 VALUES = ("json", "data")
 
 

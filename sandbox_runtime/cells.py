@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from sandbox_runtime.delegate_messages import (
     CellEnded,
     CellReport,
     CellStarted,
+    Execute,
     InputRequested,
     Printed,
 )
@@ -52,13 +53,16 @@ class Cell:
         output: Output,
         cancellation: Cancellation,
         questions: Questions,
+        changes: Mapping[str, str | None],
     ) -> None:
+        """`changes`: to the environment, from this cell on."""
         self._request = request
         self._kernel = kernel
         self._journal = journal
         self._output = output
         self._cancellation = cancellation
         self._questions = questions
+        self._changes = changes
         self._limit_bytes = request.output_limit_bytes
         self._results_bytes = 0
         self._raised = False
@@ -67,10 +71,16 @@ class Cell:
 
     async def run(self) -> CellEnded:
         """Raises `KernelLost`."""
+        cell = Execute(
+            code=self._request.code,
+            allow_input=self._request.allow_input,
+            ansi=self._request.ansi_traceback,
+            variables=dict(self._changes),
+            cell_variables=self._request.env,
+        )
         interrupting = asyncio.create_task(self._interrupt_when_cancelled())
         try:
-            cell = self._kernel.execute(self._request.code, allow_input=self._request.allow_input)
-            async with aclosing(cell) as reports:
+            async with aclosing(self._kernel.execute(cell)) as reports:
                 async for report in reports:
                     if isinstance(report, CellEnded):
                         return report

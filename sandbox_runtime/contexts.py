@@ -7,10 +7,11 @@ import errno
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import structlog
+from msgspec.structs import replace
 
 from sandbox_runtime.cancellation import Cancellation, cut_off
 from sandbox_runtime.cells import Cell, CutOff, unless
@@ -23,6 +24,7 @@ from sandbox_runtime.protocol.errors import (
     ContextUnavailable,
     DiskFull,
     InterpreterMissing,
+    InvalidRequest,
     RuntimeFault,
     TooManyContexts,
 )
@@ -39,7 +41,9 @@ log = structlog.get_logger()
 class CodeContexts:
     """The code contexts of the sandbox, by id. Lives on one event loop."""
 
-    def __init__(self, languages: Languages, programs: UserPrograms) -> None:
+    def __init__(self, languages: Languages, programs: UserPrograms, *, idle_s: float) -> None:
+        """`idle_s` after a context's last cell its kernel is ended."""
+        self._idle_s = idle_s
         self._languages = languages
         self._programs = programs
         self._contexts: dict[str, _Context] = {}
@@ -112,8 +116,11 @@ class CodeContexts:
                 context.turn.release()
         finally:
             context.runs -= 1
-            if context.is_blank and self._contexts.get(asked.id) is context:
-                del self._contexts[asked.id]
+            if self._contexts.get(asked.id) is context:
+                if context.is_blank:
+                    del self._contexts[asked.id]
+                else:
+                    context.wait_for_next(self._idle_s)
 
 
 class _Context:
@@ -125,9 +132,13 @@ class _Context:
         self.runs = 0
         """How many cells run or wait for their turn."""
         self._context = context
+        self._env = context.env
+        """What the kernel has."""
         self._languages = languages
         self._programs = programs
         self._kernel: Kernel | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._dozing: asyncio.Task[None] | None = None
         self._lost_kernel = False
         self._ended = False
         self._restarted = False
@@ -153,6 +164,10 @@ class _Context:
         kernel = await self.have_kernel(cancellation)
         if kernel is None:
             return _context_deleted()
+        if request.env and not kernel.has_variables:
+            raise InvalidRequest("env: kernels of the image's own take no variables for a cell")
+        changes = _changes(self._env, request.context.env)
+        self._env = request.context.env
         journal.append(
             Start(
                 timestamp=timestamp(),
@@ -163,7 +178,7 @@ class _Context:
         self._lost_kernel = False
         killed_before = self._programs.killed_by_limits()
         self._restarted = False
-        self._cell = Cell(request, kernel, journal, output, cancellation, questions)
+        self._cell = Cell(request, kernel, journal, output, cancellation, questions, changes)
         try:
             ended = await self._cell.run()
         except KernelLost as loss:
@@ -202,6 +217,17 @@ class _Context:
             await self._lose_kernel()
         return self._kernel
 
+    def wait_for_next(self, idle_s: float) -> None:
+        """Where none comes within `idle_s`, the kernel is ended."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = asyncio.get_running_loop().call_later(idle_s, self._doze)
+
+    def _doze(self) -> None:
+        if self.runs == 0 and self._kernel is not None:
+            log.info("kernel was idle", context_id=self._context.id)
+            self._dozing = asyncio.create_task(self._lose_kernel())
+
     async def interrupt(self) -> bool:
         """False where no cell runs."""
         return self._cell is not None and await self._cell.interrupt()
@@ -215,6 +241,8 @@ class _Context:
     async def end(self) -> None:
         """Kills the kernel; a cell that runs in it, or waits for its turn, ends by that."""
         self._ended = True
+        if self._idle is not None:
+            self._idle.cancel()
         if self._kernel is not None:
             self._kernel.kill()
         async with self.turn:
@@ -222,7 +250,7 @@ class _Context:
 
     async def _start_kernel(self) -> Kernel:
         began = time.monotonic()
-        kernel = await self._languages.kernel(self._context)
+        kernel = await self._languages.kernel(replace(self._context, env=self._env))
         took_ms = round((time.monotonic() - began) * 1000)
         log.info("kernel started", context_id=self._context.id, duration_ms=took_ms)
         return kernel
@@ -244,6 +272,13 @@ class _Context:
             return _context_restarted()
         log.info("kernel died", context_id=self._context.id, exit_code=loss.exit_code)
         return _kernel_died(loss, out_of_memory=out_of_memory)
+
+
+def _changes(
+    before: Mapping[str, str | None], after: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    names = before.keys() | after.keys()
+    return {name: after.get(name) for name in names if before.get(name) != after.get(name)}
 
 
 def _not_started(error: KernelNotStarted) -> RuntimeFault:

@@ -62,6 +62,12 @@ class Execute(Message, frozen=True, tag="execute"):
     allow_input: bool = False
     silent: bool = False
     """It is not counted, and shows nothing."""
+    ansi: bool = False
+    """A traceback keeps its colours."""
+    variables: dict[str, str | None] = {}
+    """Of the environment, from now on; None unsets."""
+    cell_variables: dict[str, str | None] = {}
+    """As that, until the cell's end."""
 
 
 class Answer(Message, frozen=True, tag="answer"):

@@ -64,9 +64,9 @@ class JupyterKernel(Kernel):
         self._delegate: Delegate | None = None
         self._farewell: asyncio.Task[None] | None = None
 
-    async def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
+    async def execute(self, cell: Execute) -> AsyncGenerator[CellReport, None]:
         assert self._delegate is not None
-        await self._delegate.order(Execute(code=code, allow_input=allow_input))
+        await self._delegate.order(cell)
         ended = False
         while not ended:
             report = await self._next_report()
@@ -103,6 +103,10 @@ class JupyterKernel(Kernel):
         if isinstance(report, Fault | Ready):
             raise KernelLost(await self._exit_code())
         return report
+
+    @property
+    def has_variables(self) -> bool:
+        return self._spec is None
 
     async def answer(self, value: str) -> None:
         assert self._delegate is not None

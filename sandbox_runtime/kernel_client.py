@@ -83,6 +83,8 @@ class _Cells:
         self._reply: dict[str, Any] | None = None
         self._idle = False
         self._raised = False
+        self._is_plain = True
+        """A traceback is told without its colours."""
 
     @classmethod
     def serve(cls, channel: Channel) -> None:
@@ -133,11 +135,10 @@ class _Cells:
     def _obey(self) -> bool:
         """Whether to go on."""
         match self._channel.receive(self._orders):
-            case Execute(code=code, allow_input=allow_input, silent=silent):
+            case Execute() as cell:
                 self._reply, self._idle, self._raised = None, False, False
-                self._cell_id = self._client.execute(
-                    code, silent=silent, allow_stdin=allow_input, stop_on_error=False
-                )
+                self._is_plain = not cell.ansi
+                self._cell_id = self._execute(cell)
                 return True
             case Interrupt():
                 self._session.send(self._control, "interrupt_request", content={})
@@ -151,6 +152,23 @@ class _Cells:
                 return False
             case _:
                 return False
+
+    def _execute(self, cell: Execute) -> str:
+        """The message that asked for the cell."""
+        message = self._session.msg(
+            "execute_request",
+            {
+                "code": cell.code,
+                "silent": cell.silent,
+                "store_history": not cell.silent,
+                "user_expressions": {},
+                "allow_stdin": cell.allow_input,
+                "stop_on_error": False,
+            },
+            metadata={"variables": cell.variables, "cell_variables": cell.cell_variables},
+        )
+        self._client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
 
     def _poll(self, timeout_s: float | None) -> set[Any]:
         poller = zmq.Poller()
@@ -206,11 +224,12 @@ class _Cells:
     def _tell_exception(self, content: dict[str, Any]) -> None:
         if self._raised:
             return
+        traceback = "\n".join(content["traceback"])
         exception = CellException(
             timestamp="",
             name=_clean(content["ename"]),
             value=_clean(content["evalue"]),
-            traceback=_clean(_ANSI.sub("", "\n".join(content["traceback"]))),
+            traceback=_clean(_ANSI.sub("", traceback) if self._is_plain else traceback),
         )
         self._channel.send(shortened(exception))
         self._raised = True

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from sandbox_runtime.delegate_messages import CellReport
+from sandbox_runtime.delegate_messages import CellReport, Execute
 from sandbox_runtime.programs import JobGroup, UserPrograms
 from sandbox_runtime.settings import Settings
 
@@ -90,11 +90,16 @@ class Kernel(ABC):
         return self._ended is not None and not self._ended.done()
 
     @abstractmethod
-    def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
+    def execute(self, cell: Execute) -> AsyncGenerator[CellReport, None]:
         """Runs a cell and gives what it reports; `CellEnded` is the last. Raises `KernelLost`.
 
         It reports no faster than it is read: the cell's printing waits.
         """
+
+    @property
+    def has_variables(self) -> bool:
+        """Whether its cells' environment can be changed."""
+        return True
 
     @abstractmethod
     async def answer(self, value: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import os
 import signal
 import socket
 import subprocess
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from itertools import groupby
+from collections.abc import AsyncGenerator, Mapping
 
 import msgspec
 
@@ -49,6 +49,10 @@ NODE = "node"
 """Looked for in the user's PATH."""
 
 
+PRINTED_AS = {b"\1": Stream.STDOUT, b"\2": Stream.STDERR}
+"""Reports that are not JSON: what comes after such a byte was printed."""
+
+
 class NodeKernel(Kernel):
     """One process, which reports on a socket of its own.
 
@@ -63,11 +67,11 @@ class NodeKernel(Kernel):
         self._orders: asyncio.Transport | None = None
         self._pipes: list[ChildOutput] = []
 
-    async def execute(self, code: str, *, allow_input: bool) -> AsyncGenerator[CellReport, None]:
+    async def execute(self, cell: Execute) -> AsyncGenerator[CellReport, None]:
         self._reports.take()  # What no cell has waited for.
         for pipe in self._pipes:
             pipe.listen()
-        self._order(Execute(code=code, allow_input=allow_input))
+        self._order(cell)
         try:
             while not self._reports.ended and await self._has_arrived():
                 reports = self._reports.take()
@@ -199,6 +203,8 @@ class _Reports(asyncio.Protocol):
         self._arrived = arrived
         self._transport: asyncio.Transport | None = None
         self._held = bytearray()
+        decoder = codecs.getincrementaldecoder("utf-8")
+        self._printed = {stream: decoder("replace") for stream in Stream}
         self._decoder: msgspec.json.Decoder[NodeReport] = msgspec.json.Decoder(NodeReport)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -227,6 +233,15 @@ class _Reports(asyncio.Protocol):
     def take(self) -> list[NodeReport]:
         """Those that are there now."""
         reports: list[NodeReport] = []
+        printed: list[bytes] = []
+        stream: Stream | None = None
+
+        def tell_printed() -> None:
+            if stream is not None and printed:
+                text = self._printed[stream].decode(b"".join(printed))
+                reports.append(Printed(stream=stream, data=text))
+                printed.clear()
+
         start = 0
         try:
             while start + LENGTH.size <= len(self._held):
@@ -237,30 +252,29 @@ class _Reports(asyncio.Protocol):
                 if end > len(self._held):
                     break
                 # Of its own: what is shown holds on to the bytes that it came in.
-                reports.append(self._decoder.decode(bytes(self._held[start + LENGTH.size : end])))
+                body = bytes(self._held[start + LENGTH.size : end])
                 start = end
+                of = PRINTED_AS.get(body[:1])
+                if of is not stream:
+                    tell_printed()
+                    stream = of
+                if of is None:
+                    reports.append(self._decoder.decode(body))
+                else:
+                    printed.append(body[1:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             self.ended = True
+        tell_printed()
         del self._held[:start]
         if self._transport is None:
             self.ended = True
         else:
             self._transport.resume_reading()
-        return list(_joined(reports))
+        return reports
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-
-def _joined(reports: list[NodeReport]) -> Iterator[NodeReport]:
-    """What was printed in many small pieces in larger ones."""
-    for stream, group in groupby(reports, lambda one: getattr(one, "stream", None)):
-        if stream is None:
-            yield from group
-        else:
-            data = "".join(one.data for one in group if isinstance(one, Printed))
-            yield Printed(stream=stream, data=data)
 
 
 def _cell_report(report: NodeReport) -> CellReport:

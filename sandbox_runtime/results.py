@@ -27,11 +27,12 @@ TEXTS = {
     "image/svg+xml": "svg",
     "image/png": "png",
     "image/jpeg": "jpeg",
+    "application/pdf": "pdf",
 }
 
 _text_decoder = msgspec.json.Decoder(str)
 
-BASE64 = ("image/png", "image/jpeg")
+BASE64 = ("image/png", "image/jpeg", "application/pdf")
 
 VALUES = {
     "application/json": "json",

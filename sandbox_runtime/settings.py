@@ -9,8 +9,8 @@ from pathlib import Path
 
 PREFIX = "COLDFRAME_RUNTIME_"
 
-MAX_ID = 2**32 - 2
-"""The largest user or group id; the one above it means "leave as it is" to the kernel."""
+MAX_NUMBER = 2**32 - 2
+"""Of a user or group id; the one above it means "leave as it is" to the kernel."""
 
 
 class SettingsError(Exception):
@@ -40,6 +40,8 @@ class Settings:
     workspace: Path
     python: str
     """The user's interpreter, for kernels: a path, or a name to look for in the user's PATH."""
+    kernel_idle_s: int
+    """So long after its last cell a kernel is ended."""
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> Settings:
@@ -48,9 +50,9 @@ class Settings:
         settings = cls(
             socket=reader.path("SOCKET", "/run/coldframe/runtime.sock"),
             token_file=reader.path("TOKEN_FILE", "/run/coldframe/token"),
-            uid=reader.id("UID", 1000),
-            gid=reader.id("GID", 1000),
-            users=max(reader.id("USERS", 1), 1),
+            uid=reader.number("UID", 1000),
+            gid=reader.number("GID", 1000),
+            users=max(reader.number("USERS", 1), 1),
             home=reader.path("HOME", "/home/sandbox"),
             user_env=reader.path("USER_ENV", "/run/coldframe/user-env"),
             cgroup=reader.path("CGROUP", "/cg") if env.get(PREFIX + "CGROUP") != "" else None,
@@ -58,6 +60,7 @@ class Settings:
             scratch=reader.path("SCRATCH", "/run/coldframe-scratch"),
             workspace=reader.path("WORKSPACE", "/workspace"),
             python=env.get(PREFIX + "PYTHON", "python3"),
+            kernel_idle_s=reader.number("KERNEL_IDLE_S", 3600),
         )
         if reader.mistakes:
             raise SettingsError("; ".join(reader.mistakes))
@@ -85,9 +88,10 @@ class _Reader:
         texts = filter(None, self._env.get(PREFIX + name, "").split(":"))
         return tuple(self._absolute(name, text) for text in texts)
 
-    def id(self, name: str, default: int) -> int:
+    def number(self, name: str, default: int) -> int:
         text = self._env.get(PREFIX + name, str(default))
-        if not text.isascii() or not text.isdigit() or int(text) > MAX_ID:
-            self.mistakes.append(f"{PREFIX}{name} must be a number up to {MAX_ID}, not {text!r}")
+        if not text.isascii() or not text.isdigit() or int(text) > MAX_NUMBER:
+            limit = f"must be a number up to {MAX_NUMBER}, not {text!r}"
+            self.mistakes.append(f"{PREFIX}{name} {limit}")
             return default
         return int(text)

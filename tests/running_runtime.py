@@ -201,7 +201,11 @@ class RunningRuntime:
 
 @contextmanager
 def running_runtime(
-    python: str = sys.executable, *, confined: bool = False, cgroups: bool = True
+    python: str = sys.executable,
+    *,
+    confined: bool = False,
+    cgroups: bool = True,
+    **variables: str,
 ) -> Iterator[RunningRuntime]:
     """Starts the runtime; `confined`: with the capabilities alone that it has in a container."""
     confinement = _confinement() if confined else []
@@ -228,6 +232,7 @@ def running_runtime(
             "COLDFRAME_RUNTIME_SCRATCH": str(directory / "scratch"),
             "COLDFRAME_RUNTIME_WORKSPACE": str(directory / "workspace"),
             "COLDFRAME_RUNTIME_PYTHON": python,
+            **variables,
         },
         start_new_session=True,
     )

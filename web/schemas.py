@@ -203,7 +203,9 @@ class CodeRequest(_Request, frozen=True, kw_only=True):
     code: str
     context: ContextId | UnsetType = UNSET
     language: str | UnsetType = UNSET
+    env: ExecEnv = {}
     allow_input: bool = False
+    ansi_traceback: bool = False
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
     output_limit_bytes: OutputLimit = DEFAULT_OUTPUT_LIMIT_BYTES
 
@@ -218,7 +220,9 @@ class CodeRequest(_Request, frozen=True, kw_only=True):
             code=self.code,
             context=context.id,
             language=context.language,
+            env=self.env,
             allow_input=self.allow_input,
+            ansi_traceback=self.ansi_traceback,
             timeout_ms=self.timeout_ms,
             output_limit_bytes=self.output_limit_bytes,
         )

@@ -280,6 +280,7 @@ def make_driver(settings: Settings) -> Driver:
             state_dir=settings.state_dir,
             python=settings.local_python,
             ca_bundle=settings.ca_bundle,
+            kernel_idle_s=settings.defaults.kernel_idle_s,
         )
     return DockerDriver(
         node_id=settings.node_id,

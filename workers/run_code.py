@@ -13,7 +13,9 @@ def code_request(spec: CodeSpec, sandbox: Sandbox, context: ContextRecord | None
     return CodeRequest(
         code=spec.code,
         context=runtime_context(sandbox, context or forgotten),
+        env=spec.env,
         allow_input=spec.allow_input,
+        ansi_traceback=spec.ansi_traceback,
         timeout_ms=spec.timeout_ms,
         output_limit_bytes=spec.output_limit_bytes,
     )

@@ -24,6 +24,8 @@ class SandboxDefaults:
     disk_reserve_mb: int
     """What is to stay free of the node's disk: with less, no sandbox is made."""
     idle_timeout_s: float
+    kernel_idle_s: int
+    """So long after its last cell a code context's kernel is ended."""
     build_network: Network
     """Builds fetch what they need; other sandboxes ask for a network."""
 
@@ -76,6 +78,9 @@ class Settings:
                 disk_mb=environment.integer("COLDFRAME_SANDBOX_DISK_MB", 2048, at_least=64),
                 disk_reserve_mb=environment.integer("COLDFRAME_DISK_RESERVE_MB", 1024, at_least=0),
                 idle_timeout_s=environment.number("COLDFRAME_SANDBOX_IDLE_TIMEOUT_S", 600.0),
+                kernel_idle_s=environment.integer(
+                    "COLDFRAME_KERNEL_IDLE_TIMEOUT_S", 3600, at_least=1
+                ),
                 build_network=Network(
                     environment.choice("COLDFRAME_BUILD_NETWORK", "egress", tuple(Network))
                 ),

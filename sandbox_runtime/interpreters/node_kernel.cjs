@@ -5,19 +5,23 @@
 // It has two threads. The main one is the user's: V8's own REPL mode evaluates the cells, so that `await` works in them
 // and names can be declared again. The other one takes the runtime's orders, also while a cell never gives way. REPORTS
 // and ORDERS are descriptors; a message is JSON after its length, four bytes. A report is written at once and whole:
-// printing waits for its reader, and what was printed is told before what follows.
+// printing waits for its reader, and what was printed is told before what follows. What was printed is not JSON: its
+// stream's number, and the text.
 //
 // Node's internals are exposed for its parser: V8 offers no `import` to what is evaluated in this way.
 "use strict";
 
+const { writeSync } = require("node:fs");
 const threads = require("node:worker_threads");
 
+const LENGTH = Buffer.alloc(4);
 const MAX_JSON_LEVELS = 100;
 const MAX_JSON_PARTS = 1_000_000; // One that is met on two ways counts twice, and is written twice.
 const MAX_SHOWN_BYTES = 10 * 1024 * 1024; // Of all that one event shows; what is more is left out.
 const MAX_EXCEPTION_CHARS = 256 * 1024; // Each of an exception's texts: the first half and the last.
 const MAX_ID_CHARS = 200;
-const PRINTED_CHARS = 32 * 1024; // One report of output.
+const PRINTED_BYTES = 32 * 1024; // One report of output.
+const PRINTED_AS = { stdout: 1, stderr: 2 }; // The first byte of such a report.
 const YIELD_MS = 50; // In which a cell that waits for something sees an interrupt by itself.
 
 // In the memory that both threads share:
@@ -55,6 +59,8 @@ class Kernel {
     this.#evaluate = evaluator();
     this.#redirect("stdout");
     this.#redirect("stderr");
+    // Node's own methods tell the debugger of each line, too, which takes five times as long.
+    Object.assign(console, new console.Console(process.stdout, process.stderr));
     process.on("uncaughtException", (error) => this.#print("stderr", `Uncaught ${describe(error).traceback}\n`));
     define("display", (value, options = {}) => this.#display(value, options));
     define("prompt", (text = "") => this.#ask(text));
@@ -62,7 +68,7 @@ class Kernel {
 
   obey(order) {
     if (order.type === "execute") {
-      this.#run(order.code, order.allow_input);
+      this.#run(order);
     } else if (order.type === "enter") {
       this.report(this.#enter(order));
     } else if (order.type === "rehearse") {
@@ -95,16 +101,21 @@ class Kernel {
   }
 
   report(message) {
-    const body = Buffer.from(wellFormed(JSON.stringify(message)));
-    const frame = Buffer.allocUnsafe(4 + body.length);
-    frame.writeUInt32BE(body.length);
-    body.copy(frame, 4);
-    for (let sent = 0; sent < frame.length; ) sent += require("node:fs").writeSync(this.#reports, frame, sent);
+    this.#send(Buffer.from(wellFormed(JSON.stringify(message))));
   }
 
-  async #run(code, allowsInput) {
+  #send(...parts) {
+    const body = Buffer.concat([LENGTH, ...parts]);
+    body.writeUInt32BE(body.length - LENGTH.length);
+    for (let sent = 0; sent < body.length; ) sent += writeSync(this.#reports, body, sent);
+  }
+
+  async #run({ code, allow_input: allowsInput, ansi: colors, variables, cell_variables: ofCell }) {
     this.#count += 1;
-    const cell = { allowsInput };
+    setVariables(variables);
+    const before = Object.fromEntries(Object.keys(ofCell).map((name) => [name, process.env[name] ?? null]));
+    setVariables(ofCell);
+    const cell = { allowsInput, colors, before };
     const interrupted = new Promise((_, reject) => (cell.interrupt = () => reject(new Interrupted())));
     interrupted.catch(() => {});
     this.#cell = cell;
@@ -122,7 +133,8 @@ class Kernel {
 
   #end(cell, ...errors) {
     if (cell === null || cell !== this.#cell) return;
-    for (const error of errors) this.report({ type: "exception", timestamp: "", ...describe(error) });
+    setVariables(cell.before);
+    for (const error of errors) this.report({ type: "exception", timestamp: "", ...describe(error, cell) });
     this.#cell = null;
     this.report({ type: "cell_ended", failed: errors.length > 0, execution_count: this.#count, quits: false });
   }
@@ -134,8 +146,10 @@ class Kernel {
 
   #print(stream, text) {
     if (!this.#isHeard()) return;
-    for (let start = 0; start < text.length; start += PRINTED_CHARS) {
-      this.report({ type: "printed", stream, data: text.slice(start, start + PRINTED_CHARS) });
+    const kind = Buffer.of(PRINTED_AS[stream]);
+    const bytes = Buffer.from(text);
+    for (let start = 0; start < bytes.length; start += PRINTED_BYTES) {
+      this.#send(kind, bytes.subarray(start, start + PRINTED_BYTES));
     }
   }
 
@@ -434,22 +448,23 @@ function isPlain(whole) {
   return isPart(whole, MAX_JSON_LEVELS);
 }
 
-function describe(error) {
+function describe(error, { colors = false } = {}) {
   try {
-    const { name, value, traceback } = described(error);
+    const { name, value, traceback } = described(error, colors);
     return { name: shortened(name), value: shortened(value), traceback: shortened(traceback) };
   } catch {
     return { name: "Error", value: "what was thrown cannot be shown", traceback: "" };
   }
 }
 
-function described(error) {
+function described(error, colors) {
   const { inspect } = require("node:util");
-  if (!(error instanceof Error)) return { name: "Error", value: inspect(error), traceback: `Uncaught ${inspect(error)}` };
+  const shown = (value) => inspect(value, { colors });
+  if (!(error instanceof Error)) return { name: "Error", value: inspect(error), traceback: `Uncaught ${shown(error)}` };
   const own = error.constructor?.name;
   const name = error.name === "Error" && own ? own : error.name;
   const { stack } = withOwnFrames(error);
-  const traceback = /\n\s+at /.test(stack) ? inspect(error) : stack;
+  const traceback = /\n\s+at /.test(stack) ? shown(error) : stack;
   return { name: String(name), value: String(error.message), traceback };
 }
 
@@ -482,6 +497,13 @@ function quietly(work) {
     return work();
   } finally {
     process.emitWarning = emitWarning;
+  }
+}
+
+function setVariables(variables) {
+  for (const [name, value] of Object.entries(variables)) {
+    if (value === null) delete process.env[name];
+    else process.env[name] = value;
   }
 }
 

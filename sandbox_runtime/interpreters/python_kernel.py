@@ -22,6 +22,7 @@ import struct
 import sys
 import termios
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ if __name__ == "__main__":
 
 import zmq  # noqa: E402
 from ipykernel import iostream  # type: ignore[import-not-found]  # noqa: E402
+from ipykernel.ipkernel import IPythonKernel  # type: ignore[import-not-found]  # noqa: E402
 from ipykernel.kernelapp import IPKernelApp  # type: ignore[import-not-found]  # noqa: E402
 from ipykernel.zmqshell import ZMQInteractiveShell  # type: ignore[import-not-found]  # noqa: E402
 
@@ -99,8 +101,43 @@ class BoundedStream(iostream.OutStream):  # type: ignore[misc]
                     self.write(text)
 
 
+class VariableKernel(IPythonKernel):  # type: ignore[misc]
+    """Changes the environment as a cell's metadata say, which are the runtime's."""
+
+    async def do_execute(
+        self,
+        code: str,
+        silent: bool,
+        store_history: bool = True,
+        user_expressions: dict[str, str] | None = None,
+        allow_stdin: bool = False,
+        *,
+        cell_meta: dict[str, Any] | None = None,
+        cell_id: str | None = None,
+    ) -> Any:
+        meta = cell_meta or {}
+        _set_variables(meta.get("variables", {}))
+        of_cell = meta.get("cell_variables", {})
+        before = {name: os.environ.get(name) for name in of_cell}
+        _set_variables(of_cell)
+        try:
+            return await super().do_execute(
+                code,
+                silent,
+                store_history,
+                user_expressions,
+                allow_stdin,
+                cell_meta=cell_meta,
+                cell_id=cell_id,
+            )
+        finally:
+            _set_variables(before)
+
+
 class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
     """The kernel's program. Its own stderr is for failing to start, and ends when it has not."""
+
+    kernel_class = VariableKernel
 
     def _bind_socket(self, socket: Any, port: int) -> Any:
         # Before it is bound: later, a bound on the queue is for readers that are there already.
@@ -124,6 +161,16 @@ class BoundedKernelApp(IPKernelApp):  # type: ignore[misc]
 @contextmanager
 def _keep_nothing(shell: Any, channel: str) -> Iterator[None]:
     yield
+
+
+def _set_variables(variables: dict[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    if "TZ" in variables:
+        time.tzset()
 
 
 def _encodable(text: str) -> str:

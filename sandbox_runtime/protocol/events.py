@@ -81,6 +81,8 @@ class _Shown(_Event, frozen=True):
     """Base64."""
     jpeg: str | None = None
     """Base64."""
+    pdf: str | None = None
+    """Base64."""
     json: msgspec.Raw | UnsetType = UNSET
     data: msgspec.Raw | UnsetType = UNSET
     """Of a table: its columns and rows, as a Table Schema with data (frictionlessdata.io)."""
@@ -109,7 +111,7 @@ class CellException(_Event, frozen=True, tag="exception"):
     name: str
     value: str
     traceback: str
-    """Plain text, without colours."""
+    """Plain text, unless the request said `ansi_traceback`."""
 
 
 class InputRequest(_Event, frozen=True, tag="input_request"):

@@ -116,7 +116,10 @@ class ExecRequest(_Request, frozen=True, tag="exec", tag_field="kind"):
 
 
 class CodeContext(_Request, frozen=True):
-    """The kernel that a cell runs in; it is started on first use."""
+    """The kernel that a cell runs in; it is started on first use.
+
+    What changes in `env` is applied before the next cell, where the kernel is one of ours.
+    """
 
     id: str
     language: str = "python"
@@ -136,8 +139,12 @@ class CodeRequest(_Request, frozen=True, tag="code", tag_field="kind"):
 
     code: str
     context: CodeContext
+    env: dict[str, str | None] = {}
+    """For this cell alone; None unsets."""
     allow_input: bool = False
     """It may ask for input, by `input_request` events; else asking raises in it."""
+    ansi_traceback: bool = False
+    """An exception's traceback keeps its colours, as ANSI escapes."""
     timeout_ms: TimeoutMs | None = None
     output_limit_bytes: OutputLimit = 16 * 1024 * 1024
 

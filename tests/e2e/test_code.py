@@ -251,6 +251,52 @@ def test_a_restarted_context_ends_its_cell_and_says_that_its_state_is_gone(
     assert after[0].event["sessionRestarted"] is True
 
 
+@pytest.mark.parametrize(
+    ("language", "code"),
+    [("python", "1/0"), ("js", "throw Object.assign(new Error('x'), {status: 5})")],
+)
+def test_a_traceback_has_colours_where_that_is_asked(
+    api: Client, box: str, language: str, code: str
+) -> None:
+    plain, coloured = (
+        api.code(box, code, language=language, ansiTraceback=ansi)["exception"]
+        for ansi in (False, True)
+    )
+
+    assert "\x1b[" not in plain["traceback"]
+    assert "\x1b[" in coloured["traceback"]
+    assert coloured["value"] == plain["value"]
+
+
+VARIABLES = {
+    "python": "import os; [os.environ.get(name) for name in ('A', 'B', 'HOME')]",
+    "js": "['A', 'B', 'HOME'].map((name) => process.env[name] ?? null)",
+}
+
+
+@pytest.mark.parametrize("language", VARIABLES)
+def test_variables_hold_for_a_cell_or_from_now_on(api: Client, language: str) -> None:
+    api.sandbox("variables")
+    box, code = "variables", VARIABLES[language]
+
+    def shown(**options: object) -> list[str | None]:
+        run = api.code(box, code, language=language, **options)
+        return list(run["results"][0]["json"])
+
+    before = shown()
+    of_cell = shown(env={"A": "1", "HOME": None})
+    after = shown()
+    api.http.put(f"/v1/sandboxes/{box}/env", json={"env": {"B": "2"}})
+    changed = shown()
+    api.http.put(f"/v1/sandboxes/{box}/env", json={"env": {"B": None}})
+    unset = shown()
+    api.remove(box)
+
+    assert before == after == unset == [None, None, "/home/sandbox"]
+    assert of_cell == ["1", None, None]
+    assert changed == [None, "2", "/home/sandbox"]
+
+
 ASKING = {
     "python": """
 print("before")

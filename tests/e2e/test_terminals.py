@@ -178,7 +178,7 @@ def test_vim_edits_a_file_in_a_terminal_in_a_browser(api: Client, box: str, tmp_
         wait_for(lambda: shows(page, "$"), "the shell asks")
         type_into(page, "vi -u NONE /workspace/note.txt\r")
         wait_for(lambda: page.run("line(24)").startswith('"/workspace/note.txt"'), "vim is there")
-        assert page.run("line(1)").startswith("~")
+        wait_for(lambda: page.run("line(1)").startswith("~"), "it shows an empty file")
         type_into(page, "iGr\u00fc\u00dfe aus vim \U0001f600\x1b")
         wait_for(lambda: shows(page, "Gr\u00fc\u00dfe aus vim"), "it is typed")
         type_into(page, ":wq\r")

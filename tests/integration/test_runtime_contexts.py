@@ -69,6 +69,18 @@ def test_a_context_that_cannot_be_opened_is_refused_and_not_there(
     assert context.id not in runtime.client.ping().contexts
 
 
+def test_a_kernel_that_is_idle_is_ended_and_the_next_cell_says_so(python: str) -> None:
+    with running_runtime(python, COLDFRAME_RUNTIME_KERNEL_IDLE_S="1") as runtime:
+        context = runtime.context("idle")
+        runtime.code("import time; time.sleep(1.5); x = 1", context)
+        assert kernels(runtime)
+        wait_until(lambda: not kernels(runtime))
+        after = runtime.code("'x' in globals()", context)
+
+    assert after.start.session_restarted
+    assert after.results[0].text == "False"
+
+
 def test_an_interpreter_that_is_missing_is_named() -> None:
     with running_runtime("/nonexistent/python") as runtime, runtime.http() as http:
         answer = http.put("/contexts/c", content=encode(runtime.context("c")))

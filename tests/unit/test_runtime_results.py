@@ -32,6 +32,7 @@ def test_every_mime_type_of_one_output_is_in_one_result() -> None:
         "image/svg+xml": ["<svg>", "</svg>"],
         "image/png": "UE5H\n",
         "image/jpeg": "SlBH\n",
+        "application/pdf": "UERG\n",
         "application/json": {"a": [1, None]},
     }
 
@@ -49,6 +50,7 @@ def test_every_mime_type_of_one_output_is_in_one_result() -> None:
         "svg": "<svg></svg>",
         "png": "UE5H",
         "jpeg": "SlBH",
+        "pdf": "UERG",
         "json": {"a": [1, None]},
     }
 

@@ -57,7 +57,9 @@ class CodeSpec(_Value, frozen=True, tag="code", tag_field="kind"):
     code: str
     context: str
     language: str
+    env: dict[str, str | None] = {}
     allow_input: bool = False
+    ansi_traceback: bool = False
     timeout_ms: int = DEFAULT_TIMEOUT_MS
     output_limit_bytes: int = DEFAULT_OUTPUT_LIMIT_BYTES
 

@@ -89,7 +89,9 @@ class DockerDriver:
         self._defaults = defaults
         self._ca_bundle = ca_bundle
         self._owner = owner_of(state_dir, node_id)
-        self._runtime = RuntimeEnvironment(python="python3", user_env=MOUNTED)
+        self._runtime = RuntimeEnvironment(
+            python="python3", user_env=MOUNTED, kernel_idle_s=defaults.kernel_idle_s
+        )
         self._cgroups = SandboxCgroups(find_hierarchies(), self._owner)
         self._cgroup_driver: str | None = None
         self._image_environments: dict[str, dict[str, str]] = {}

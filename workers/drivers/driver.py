@@ -143,8 +143,9 @@ class Driver(Protocol):
 class RuntimeEnvironment:
     """The runtime's settings, which are the same for every driver."""
 
-    def __init__(self, *, python: str, user_env: str) -> None:
+    def __init__(self, *, python: str, user_env: str, kernel_idle_s: int) -> None:
         self._python = python
+        self._kernel_idle_s = kernel_idle_s
         self._user_env = user_env
 
     def variables(
@@ -164,6 +165,7 @@ class RuntimeEnvironment:
             "COLDFRAME_RUNTIME_SCRATCH": "/run/coldframe-scratch",
             "COLDFRAME_RUNTIME_WORKSPACE": "/workspace",
             "COLDFRAME_RUNTIME_PYTHON": self._python,
+            "COLDFRAME_RUNTIME_KERNEL_IDLE_S": str(self._kernel_idle_s),
         }
 
 

@@ -62,7 +62,13 @@ class LocalDriver:
     engine = "bubblewrap"
 
     def __init__(
-        self, *, node_id: str, state_dir: Path, python: Path | None, ca_bundle: Path | None
+        self,
+        *,
+        node_id: str,
+        state_dir: Path,
+        python: Path | None,
+        ca_bundle: Path | None,
+        kernel_idle_s: int,
     ) -> None:
         self._root = sandboxes_root(state_dir)
         self._is_root = os.geteuid() == 0
@@ -74,7 +80,9 @@ class LocalDriver:
         found = find_hierarchies() if self._is_root else Hierarchies()
         self._cgroups = SandboxCgroups(found, owner_of(state_dir, node_id))
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._runtime = RuntimeEnvironment(python=str(self._python), user_env=MOUNTED)
+        self._runtime = RuntimeEnvironment(
+            python=str(self._python), user_env=MOUNTED, kernel_idle_s=kernel_idle_s
+        )
 
     def check(self) -> list[str]:
         if shutil.which("bwrap") is None:
