@@ -48,7 +48,7 @@ class JupyterClient:
         )
         self._kernel = _run(self._python, "ipykernel_launcher", "-f", connection_file)
         self._client.load_connection_file(connection_file)
-        self._client.start_channels()
+        self._client.start_channels(hb=False)  # A kernel that still starts has no heartbeat yet.
         self._client.wait_for_ready(timeout=START_TIMEOUT_S)
 
     def run(self, code: str) -> None:

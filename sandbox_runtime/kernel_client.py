@@ -10,11 +10,12 @@ import json
 import math
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.session import DELIM
 
 from sandbox_runtime.as_user import Channel, serve
 from sandbox_runtime.cell_events import shortened
@@ -66,6 +67,30 @@ def main() -> None:
     serve(_Cells.serve)
 
 
+class _Header(msgspec.Struct):
+    msg_id: str = ""
+    msg_type: str = ""
+
+
+_header_decoder = msgspec.json.Decoder(_Header)
+
+
+class _Message(NamedTuple):
+    kind: str
+    cause: str | None
+    """The id of the message that asked for it; no cell's where there is none."""
+    body: bytes
+
+    def content(self) -> dict[str, Any]:
+        """Empty where it is not what it should be."""
+        try:
+            # Python's own JSON: kernels write NaN and lone surrogates.
+            content = json.loads(self.body)
+        except (ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
 class _Cells:
     """One kernel's cells, one after another."""
 
@@ -77,6 +102,9 @@ class _Cells:
         self._iopub: zmq.Socket[bytes] = client.iopub_channel.socket
         self._stdin: zmq.Socket[bytes] = client.stdin_channel.socket
         self._control: zmq.Socket[bytes] = client.control_channel.socket
+        self._poller = zmq.Poller()
+        for source in (channel.fileno(), self._iopub, self._shell, self._stdin):
+            self._poller.register(source, zmq.POLLIN)
         self._orders = msgspec.json.Decoder(KernelOrder)
         self._cell_id: str | None = None
         """The message that asked for the cell that runs; None while none does."""
@@ -111,10 +139,14 @@ class _Cells:
                 ready = self._poll(left_s)
                 if self._channel.fileno() in ready:
                     raise ConnectionError("ordered to end while the kernel started")
-                answered |= self._shell in ready and _is_for(self._receive(self._shell), asked)
-                heard |= self._iopub in ready and _is_for(self._receive(self._iopub), asked)
+                answered |= self._shell in ready and self._answers(self._shell, asked)
+                heard |= self._iopub in ready and self._answers(self._iopub, asked)
             if answered and heard:
                 return
+
+    def _answers(self, source: zmq.Socket[bytes], asked: str) -> bool:
+        message = self._receive(source)
+        return message is not None and message.cause == asked
 
     def _serve_orders(self) -> None:
         while True:
@@ -171,28 +203,35 @@ class _Cells:
         return str(message["header"]["msg_id"])
 
     def _poll(self, timeout_s: float | None) -> set[Any]:
-        poller = zmq.Poller()
-        for source in (self._channel.fileno(), self._iopub, self._shell, self._stdin):
-            poller.register(source, zmq.POLLIN)
         timeout_ms = None if timeout_s is None else math.ceil(timeout_s * 1000)
-        return {source for source, _ in poller.poll(timeout_ms)}
+        return {source for source, _ in self._poller.poll(timeout_ms)}
 
-    def _receive(self, source: zmq.Socket[bytes]) -> dict[str, Any] | None:
-        """The next message; None where there is none, or what there is is no message."""
+    def _receive(self, source: zmq.Socket[bytes]) -> _Message | None:
+        """The next message; None where there is none, or what there is is no message.
+
+        Its signature is not looked at: nobody but the user's code can get at the socket, and it
+        knows the key.
+        """
         try:
-            message: dict[str, Any] | None = self._session.recv(source, zmq.NOBLOCK)[1]
-        except Exception:  # noqa: BLE001 - what the kernel sends can be wrong in any way
-            return {}
-        return message
+            frames = source.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        try:
+            start = frames.index(DELIM)
+            header, parent, _, content = frames[start + 2 : start + 6]
+            kind = _header_decoder.decode(header).msg_type
+            return _Message(kind, _header_decoder.decode(parent).msg_id, content)
+        except (ValueError, msgspec.DecodeError):
+            return _Message("", "", b"")
 
     def _take_published(self, limit: int) -> None:
         for _ in range(limit):
             message = self._receive(self._iopub)
             if message is None:
                 return
-            if self._cell_id is not None and _is_for(message, self._cell_id):
+            if message.cause == self._cell_id:
                 try:
-                    self._tell(message["msg_type"], message["content"])
+                    self._tell(message.kind, message.content())
                 except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
                     pass  # Made by hand, and wrongly.
 
@@ -236,15 +275,14 @@ class _Cells:
 
     def _take_question(self) -> None:
         message = self._receive(self._stdin)
-        if not message or self._cell_id is None or not _is_for(message, self._cell_id):
+        if message is None or message.cause != self._cell_id:
             return
         # On another socket, so what was printed before it may come after it.
         for _ in range(QUEUED_MESSAGES):
             if self._iopub not in self._poll(QUESTION_AFTER_S):
                 break
             self._take_published(MESSAGES_AT_ONCE)
-        content = message.get("content")
-        asked = content if isinstance(content, dict) else {}
+        asked = message.content()
         prompt = asked.get("prompt")
         self._channel.send(
             InputRequested(
@@ -255,9 +293,8 @@ class _Cells:
 
     def _take_reply(self) -> None:
         message = self._receive(self._shell)
-        if message and self._cell_id is not None and _is_for(message, self._cell_id):
-            content = message.get("content")
-            self._reply = content if isinstance(content, dict) else {}
+        if message is not None and message.cause == self._cell_id:
+            self._reply = message.content()
 
     def _end_cell_if_done(self) -> None:
         if self._reply is None or not self._idle:
@@ -331,11 +368,3 @@ def _clean(value: object) -> str:
     except UnicodeEncodeError:
         return str(value.encode("utf-16", "surrogatepass"), "utf-16", "replace")
     return value
-
-
-def _is_for(message: dict[str, Any] | None, msg_id: str) -> bool:
-    """Whether `message` was caused by the message `msg_id`."""
-    try:
-        return bool(message and message["parent_header"]["msg_id"] == msg_id)
-    except (KeyError, TypeError):
-        return False

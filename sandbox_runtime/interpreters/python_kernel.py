@@ -104,6 +104,9 @@ class BoundedStream(iostream.OutStream):  # type: ignore[misc]
 class VariableKernel(IPythonKernel):  # type: ignore[misc]
     """Changes the environment as a cell's metadata say, which are the runtime's."""
 
+    _execute_sleep = 0.0
+    """Before each reply, for clients that do not wait for what was published. Ours does."""
+
     async def do_execute(
         self,
         code: str,

@@ -155,7 +155,7 @@ def test_a_wrong_field_of_a_build_is_named(fields: dict[str, Any], field: str) -
         (ContextRequest, {"language": "python", "envVars": {"A B": ""}}, "envVars"),
         (CodeRequest, {}, "code"),
         (CodeRequest, {"code": "1", "context": "a b"}, "context"),
-        (CodeRequest, {"code": "1", "env": {}}, "env"),
+        (CodeRequest, {"code": "1", "env": {"A=": "1"}}, "env"),
     ],
 )
 def test_a_wrong_field_of_another_request_is_named(
