@@ -10,7 +10,7 @@ UV := uv==0.13.9
 LOCAL_PYTHON := --for-others $(STATE)/local-python=container/sandbox/user-requirements.txt
 WITH_LOCAL_PYTHON := $(if $(COLDFRAME_LOCAL_PYTHON),,$(if $(filter local,$(COLDFRAME_DRIVER)),$(LOCAL_PYTHON)))
 
-.PHONY: help up down status logs engine image check test bench lock clean python environment dev-environment
+.PHONY: help up down status logs engine image key check test bench lock clean python environment dev-environment
 
 help:
 	@echo "make up        start the platform on this machine, then a short tour"
@@ -19,6 +19,7 @@ help:
 	@echo "make logs      follow the logs (make logs P=web: of one program)"
 	@echo "make engine    install and start a Docker engine (root, Debian)"
 	@echo "make image     add an image of your own (make image NAME=mine FROM=path/of/Dockerfile or archive)"
+	@echo "make key       an API key for somebody (make key OWNER=alice SCOPES=read,run)"
 	@echo "make check     format, lint, types, imports, unit tests: under a minute"
 	@echo "make test      all tests, with all that they need"
 	@echo "make chaos     kill at random what runs, and count (SEED=7 ROUNDS=1000)"
@@ -42,6 +43,9 @@ engine: environment
 image: environment
 	@$(PY) -m container.image --state-dir $(STATE) add "$(NAME)" "$(FROM)"
 
+key: environment
+	@$(PY) -m web create-key --owner "$(OWNER)" --scopes "$(or $(SCOPES),read,run)"
+
 check: dev-environment
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -55,6 +59,7 @@ test: dev-environment
 	@$(PYTHON) -m stack.environment $(LOCAL_PYTHON)
 	COLDFRAME_DRIVER=docker $(PY) -m stack prepare || [ -z "$$CI" ]
 	COLDFRAME_DRIVER=local $(PY) -m stack prepare || [ -z "$$CI" ]
+	$(PY) -m tests.postgres_server || [ -z "$$CI" ]
 	$(PY) .ci/run_tests.py
 
 # A platform and a Docker engine of its own; nothing else on the machine is touched.

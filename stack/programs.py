@@ -22,7 +22,6 @@ REDIS_GRACE_S = 20.0  # it writes what it has to its disk
 SOURCES = ("web", "workers", "relay", "sandbox_runtime", "requirements.txt")
 
 _SET_BY_US = "COLDFRAME_"
-_SECRET = "COLDFRAME_API_KEY"
 
 
 class ProgramName(StrEnum):
@@ -96,7 +95,11 @@ def platform_programs(platform: Platform, *, python: str) -> tuple[Program, ...]
                 *(python, "-m", "gunicorn", "--no-control-socket"),
                 *("--config", "web/gunicorn_conf.py", "web.app:create_app()"),
             ),
-            {**shared, _SECRET: platform.api_key},
+            {
+                **shared,
+                "COLDFRAME_API_KEY": platform.api_key,
+                "COLDFRAME_DATABASE_URL": platform.settings.database_url,
+            },
         ),
         ProgramName.WORKER: (
             (*celery, "worker", "--hostname", f"worker@{platform.settings.node}"),

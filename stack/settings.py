@@ -17,7 +17,9 @@ DRIVERS = ("", "docker", "local")
 
 _PREFIX = "COLDFRAME_"
 # These are ours or a client's: a program that got them would differ from shell to shell.
-_NOT_PASSED_ON = frozenset({"COLDFRAME_URL", "COLDFRAME_API_KEY", "COLDFRAME_TOUR"})
+_NOT_PASSED_ON = frozenset(
+    {"COLDFRAME_URL", "COLDFRAME_API_KEY", "COLDFRAME_DATABASE_URL", "COLDFRAME_TOUR"}
+)
 _NODE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -35,6 +37,8 @@ class StackSettings:
     """`docker` or `local`; empty: what this machine can do best."""
     redis_url: str = field(default="", repr=False)
     """Empty: a server of our own."""
+    database_url: str = field(default="", repr=False)
+    """Empty: a file in the state directory."""
     job_limit: int = 128
     ca_bundle: str = ""
     """A PEM file that sandboxes trust; empty: the host's own."""
@@ -59,6 +63,7 @@ class StackSettings:
             node=environment.text("COLDFRAME_NODE", "node-1"),
             driver=environment.choice("COLDFRAME_DRIVER", "", DRIVERS),
             redis_url=environment.text("COLDFRAME_REDIS_URL", ""),
+            database_url=environment.text("COLDFRAME_DATABASE_URL", ""),
             job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 128, at_least=1),
             ca_bundle=environment.text("COLDFRAME_CA_BUNDLE", ""),
             local_python=Path(local_python).absolute() if local_python else None,

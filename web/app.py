@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -25,15 +26,18 @@ from web.api.git import GitRoutes
 from web.api.health import HealthRoutes
 from web.api.job_answers import JobAnswers
 from web.api.jobs import JobList, JobRoutes
+from web.api.keys import KeyRoutes
 from web.api.nodes import NodeRoutes
 from web.api.ports import PortRoutes
 from web.api.processes import ProcessRoutes
 from web.api.sandboxes import SandboxRoutes
 from web.api.sessions import SessionRoutes
 from web.api.terminals import TerminalRoutes
-from web.auth import Keys
+from web.auth import Authentication, Caller
 from web.cancellation import Cancellation
+from web.database import Database
 from web.door import Door
+from web.keys import KeyStore, Scope
 from web.metrics import Metrics
 from web.names import SandboxNames
 from web.operations import Operation, json_answer, register
@@ -42,15 +46,18 @@ from web.readers import Readers
 from web.settings import Settings
 from workers.contract.clock import timestamp
 from workers.contract.connection import RedisClient, connect
-from workers.contract.errors import Fault
+from workers.contract.errors import Fault, SandboxNotRunning
 from workers.contract.jobs import new_id
+from workers.contract.owners import Limits, RequestRates
 from workers.contract.ports import PortStore
 from workers.contract.queue import ControlChannel
+from workers.contract.sandboxes import SandboxState
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, Hub, SandboxEventStream
 from workers.contract.terminals import TerminalStore
 
 PAGES = "/flower/"
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _CLOSING = "coldframe.closing"
@@ -85,8 +92,14 @@ def create_app(settings: Settings | None = None) -> Flask:
         limit=settings.max_readers,
         patience_s=settings.patience_s,
     )
+    database = Database(settings.database_url)
+    keys = KeyStore(database, now=timestamp)
     admission = Admission(client, settings.redis_full_percent)
-    metrics = Metrics(readers=lambda: readers.count, redis_up=lambda: _answers(client))
+    metrics = Metrics(
+        readers=lambda: readers.count,
+        redis_up=lambda: _answers(client),
+        waiting=lambda: _waiting(jobs),
+    )
     placement = Placement(
         sandboxes=sandboxes,
         nodes=nodes,
@@ -95,6 +108,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         admission=admission,
         create_limit_s=settings.create_limit_s,
         remove_limit_s=settings.remove_limit_s,
+        limits=_limits,
     )
     cancellation = Cancellation(jobs=jobs, stream=stream, control=control, now=timestamp)
     answers = JobAnswers(
@@ -103,6 +117,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         admission=admission,
         cancellation=cancellation,
         metrics=metrics,
+        limits=_limits,
         heartbeat_s=settings.heartbeat_s,
         wait_limit_s=settings.wait_limit_s,
     )
@@ -168,17 +183,24 @@ def create_app(settings: Settings | None = None) -> Flask:
             address=settings.previews,
         ).operations(),
         *NodeRoutes(nodes).operations(),
+        *KeyRoutes(keys).operations(),
         *HealthRoutes(placement=placement, metrics=metrics).operations(),
         *FlowerRoutes(settings.flower_socket).operations(),
         *document.operations(),
     ]
     document.describe(operations)
-    _guard(app, Keys(settings.api_key), operations)
+    _guard(
+        app,
+        Authentication(keys, operator_key=settings.api_key),
+        RequestRates(client),
+        sandboxes,
+        operations,
+    )
     _finish(app, metrics)
     _answer_errors(app)
     register(app, operations)
     hub.start()
-    app.extensions[_CLOSING] = [client.close, door.close, hub.stop]
+    app.extensions[_CLOSING] = [client.close, database.close, door.close, hub.stop]
     return app
 
 
@@ -203,37 +225,85 @@ def configure_logs() -> None:
     )
 
 
-def _guard(app: Flask, keys: Keys, operations: list[Operation]) -> None:
+def _guard(
+    app: Flask,
+    authentication: Authentication,
+    rates: RequestRates,
+    sandboxes: SandboxStore,
+    operations: list[Operation],
+) -> None:
     """Lets nobody in without a key; also not to paths and methods that do not exist."""
-    keyless = {operation.name for operation in operations if not operation.needs_key}
+    by_name = {operation.name: operation for operation in operations}
 
     @app.before_request
     def check_key() -> None:
         g.started = time.monotonic()
         sent = request.headers.get("X-Request-Id", "")
         g.request_id = sent if _REQUEST_ID.fullmatch(sent) else new_id()
-        if request.endpoint in keyless:
+        operation = by_name.get(request.endpoint or "")
+        if operation is not None and not operation.needs_key:
             return
         if request.path.startswith(PAGES):
-            g.owner = keys.owner_of_page(request)
+            caller = authentication.caller_of_page(request)
         else:
-            g.owner = keys.owner_of(request)
+            caller = authentication.caller_of(request)
+        per_second = caller.limits.requests_per_second
+        if per_second is not None:
+            g.allowance = rates.take(caller.key_id, per_second)
+            if not g.allowance.is_allowed:
+                raise errors.RateLimited(per_second)
+        g.caller = caller
+        if operation is not None:
+            caller.check(operation.needed_scope)
+            if operation.reaches_in and Scope.RUN not in caller.scopes:
+                _check_running(sandboxes, caller, (request.view_args or {})["name"])
+
+
+def _check_running(sandboxes: SandboxStore, caller: Caller, name: str) -> None:
+    """A key that may only look neither makes a sandbox nor starts one."""
+    sandbox = sandboxes.by_name(caller.owner, name)
+    if sandbox.state not in (SandboxState.RUNNING, SandboxState.PAUSED):
+        raise SandboxNotRunning(name, sandbox.state)
+
+
+def _limits() -> Limits:
+    caller: Caller = g.caller
+    return caller.limits
 
 
 def _finish(app: Flask, metrics: Metrics) -> None:
-    """What every answer has, and what is counted of it."""
+    """What every answer has, and what is counted and written down of it."""
 
     @app.after_request
     def finish(response: Response) -> Response:
         response.headers["X-Request-Id"] = g.request_id
         response.headers["X-Content-Type-Options"] = "nosniff"
+        if "allowance" in g:
+            response.headers["RateLimit-Limit"] = str(g.allowance.limit)
+            response.headers["RateLimit-Remaining"] = str(g.allowance.remaining)
+            response.headers["RateLimit-Reset"] = "1"
         metrics.request_answered(
             route=request.url_rule.rule if request.url_rule else "unknown",
             method=request.method if request.method in METHODS else "other",
             status=response.status_code,
             seconds=time.monotonic() - g.started,
         )
+        if "caller" in g and request.url_rule and request.method not in SAFE_METHODS:
+            _audit(g.caller, response)
         return response
+
+
+def _audit(caller: Caller, response: Response) -> None:
+    """One line for each change that somebody asked for, whatever came of it."""
+    log.info(
+        "audit",
+        owner=caller.owner,
+        key_id=caller.key_id,
+        operation=request.endpoint,
+        target=request.view_args,
+        status=response.status_code,
+        request_id=g.request_id,
+    )
 
 
 def _answer_errors(app: Flask) -> None:
@@ -286,6 +356,14 @@ def _answers(client: RedisClient) -> float:
     except redis.exceptions.RedisError:
         return 0.0
     return 1.0
+
+
+def _waiting(jobs: JobStore) -> float:
+    """Not a number where Redis does not answer."""
+    try:
+        return jobs.waiting()
+    except Fault:
+        return math.nan
 
 
 def _version() -> str:

@@ -2,6 +2,10 @@
 
 RequestFault (a `Fault` of the web's own)
 ├── Unauthorized            the API key is missing or wrong
+├── ScopeMissing            the API key is right, and may not do this
+├── RateLimited             the API key makes more requests than it may
+├── KeyNotFound             no API key has this id
+├── DatabaseUnavailable     the database does not answer
 ├── CrossSiteRequest        a browser sends what another site asked it to send
 ├── RouteNotFound / MethodNotAllowed
 ├── UnreadableBody          the body is not JSON, or not what its type says
@@ -49,6 +53,8 @@ from workers.contract.errors import (
     StoreFull,
     StoreUnavailable,
     TooManyIsolatedSessions,
+    TooManyJobs,
+    TooManySandboxes,
     UnsupportedByDriver,
 )
 
@@ -74,6 +80,47 @@ class Unauthorized(RequestFault):
 
     def __init__(self) -> None:
         super().__init__("This needs an API key, and a right one.")
+
+
+class ScopeMissing(RequestFault):
+    """The API key is right, and may not do this."""
+
+    code = "scope_missing"
+    hint = "Use a key that has the scope, or ask who runs the platform for one."
+
+    def __init__(self, scope: str, scopes: list[str]) -> None:
+        super().__init__(
+            f"This needs a key with the scope {scope}; this one has {', '.join(scopes)}.",
+            {"scope": scope, "scopes": scopes},
+        )
+
+
+class RateLimited(RequestFault):
+    """The API key makes more requests than it may."""
+
+    code = "rate_limited"
+    hint = "Wait as long as `Retry-After` says."
+
+    def __init__(self, per_second: int) -> None:
+        super().__init__(
+            f"This key may make {per_second} requests a second.", {"limit": per_second}
+        )
+
+
+class KeyNotFound(RequestFault):
+    """No API key has this id."""
+
+    code = "key_not_found"
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"No API key {key_id}.")
+
+
+class DatabaseUnavailable(RequestFault):
+    """The database does not answer, or its tables are not there."""
+
+    code = "database_unavailable"
+    hint = "Look at COLDFRAME_DATABASE_URL; `python -m web migrate` makes the tables."
 
 
 class CrossSiteRequest(RequestFault):
@@ -246,11 +293,13 @@ ROWS: Mapping[type[Fault], Row] = {
     InvalidEventId: Row(400),
     Unauthorized: Row(401),
     CrossSiteRequest: Row(403),
+    ScopeMissing: Row(403),
     RouteNotFound: Row(404),
     SandboxNotFound: Row(404),
     SessionNotFound: Row(404),
     ContextNotFound: Row(404),
     JobNotFound: Row(404),
+    KeyNotFound: Row(404),
     MethodNotAllowed: Row(405),
     SandboxExists: Row(409),
     PreviewTokenTaken: Row(409),
@@ -268,12 +317,16 @@ ROWS: Mapping[type[Fault], Row] = {
     LanguageUnsupported: Row(422),
     ImageNotFound: Row(422),
     LineFull: Row(429, retry_after_s=5),
+    RateLimited: Row(429, retry_after_s=1),
+    TooManyJobs: Row(429, retry_after_s=5),
+    TooManySandboxes: Row(429, retry_after_s=5),
     SandboxFailed: Row(500),
     RuntimeRefused: Row(500),
     UnsupportedByDriver: Row(501),
     AnswerTooLarge: Row(502),
     SandboxUnreachable: Row(503, retry_after_s=2),
     StoreUnavailable: Row(503, retry_after_s=2),
+    DatabaseUnavailable: Row(503, retry_after_s=2),
     StoreFull: Row(503, retry_after_s=30),
     NoNode: Row(503, retry_after_s=5),
     SandboxStarting: Row(503, retry_after_s=2),

@@ -4,6 +4,8 @@ It is read before gevent has patched anything, and so imports nothing of ours bu
 """
 
 import resource
+import subprocess
+import sys
 
 from gunicorn.workers.base import Worker
 
@@ -46,6 +48,12 @@ limit_request_fields = 100
 forwarded_allow_ips = ""
 accesslog = None
 errorlog = "-"
+
+
+def on_starting(_: object) -> None:
+    """Before the first worker: the database's tables. Beside this process, which keeps little."""
+    if subprocess.run([sys.executable, "-m", "web", "migrate"], check=False).returncode:
+        raise SystemExit("coldframe web: the database could not be made ready")
 
 
 def worker_exit(_: object, worker: Worker) -> None:

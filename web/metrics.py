@@ -17,7 +17,13 @@ DURATION_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5
 class Metrics:
     """One registry of its own, so that two applications in one process do not meet."""
 
-    def __init__(self, *, readers: Callable[[], float], redis_up: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        readers: Callable[[], float],
+        redis_up: Callable[[], float],
+        waiting: Callable[[], float],
+    ) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "coldframe_http_requests",
@@ -40,6 +46,11 @@ class Metrics:
         Gauge(
             "coldframe_readers", "Streams and waiting requests open now.", registry=self._registry
         ).set_function(readers)
+        Gauge(
+            "coldframe_waiting_jobs",
+            "Jobs that could run and wait for a place; those behind them in line not counted.",
+            registry=self._registry,
+        ).set_function(waiting)
         Gauge("coldframe_redis_up", "1 where Redis answers.", registry=self._registry).set_function(
             redis_up
         )

@@ -90,7 +90,9 @@ def _describe(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema:
         described["requestBody"] = body
     if not operation.needs_key:
         described["security"] = []
-    elif operation.is_page:
+        return described
+    described["x-scope"] = operation.needed_scope.value
+    if operation.is_page:
         described["security"] = [{"bearer": []}, {"header": []}, {"page": []}]
     return described
 

@@ -6,12 +6,13 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 from flask import Flask, Response, g, request
 
+from web.keys import Scope
 from web.requests import JSON_TYPE, read_body, read_query
 from workers.contract.events import JobEvent
 
@@ -54,6 +55,14 @@ class Operation:
     is_page: bool = False
     """For browsers, which know the key by HTTP Basic."""
     needs_key: bool = True
+    scope: Scope | None = None
+    """What the key must be allowed; None: `read` to look at something, `run` to change it."""
+    reaches_in: bool = False
+    """It is answered by the sandbox itself, which it has made or started where it is not there."""
+
+    @property
+    def needed_scope(self) -> Scope:
+        return self.scope or (Scope.READ if self.method == "GET" else Scope.RUN)
 
     @property
     def name(self) -> str:
@@ -78,6 +87,11 @@ class Operation:
         """The type of the handler's `body` or `query`; None where it takes none."""
         hint = typing.get_type_hints(self.handler).get(argument)
         return hint if isinstance(hint, type) and issubclass(hint, msgspec.Struct) else None
+
+
+def reaching_in(operations: list[Operation]) -> list[Operation]:
+    """Marks those that a sandbox itself answers."""
+    return [replace(operation, reaches_in=True) for operation in operations]
 
 
 def register(app: Flask, operations: list[Operation]) -> None:
@@ -110,7 +124,7 @@ def _view(operation: Operation) -> Handler:
         if operation.body_limit_bytes is not None:
             request.max_content_length = operation.body_limit_bytes
         if wants_owner:
-            arguments["owner"] = g.owner
+            arguments["owner"] = g.caller.owner
         if query_type is not None:
             arguments["query"] = read_query(request, query_type)
         if body_type is not None:

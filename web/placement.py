@@ -16,6 +16,7 @@ from workers.contract.errors import (
     SandboxNotRunning,
     UnsupportedByDriver,
 )
+from workers.contract.owners import Limits
 from workers.contract.queue import (
     ControlChannel,
     ControlMessage,
@@ -51,6 +52,7 @@ class Placement:
         admission: Admission,
         create_limit_s: float,
         remove_limit_s: float,
+        limits: Callable[[], Limits],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sandboxes = sandboxes
@@ -60,6 +62,7 @@ class Placement:
         self._admission = admission
         self._create_limit_s = create_limit_s
         self._remove_limit_s = remove_limit_s
+        self._limits = limits
         self._monotonic = monotonic
 
     def nodes(self) -> list[NodeRecord]:
@@ -94,8 +97,8 @@ class Placement:
     def find_or_make(self, wanted: Sandbox) -> tuple[Sandbox, bool]:
         """The sandbox of this name, running or paused, and whether it is the new one.
 
-        One that is stopped is started. Raises `NoNode`, `ImageNotFound`, `SandboxFailed`,
-        `SandboxStarting`.
+        One that is stopped is started. Raises `NoNode`, `ImageNotFound`, `TooManySandboxes`,
+        `SandboxFailed`, `SandboxStarting`.
         """
         deadline = self._create_deadline()
         while True:
@@ -104,7 +107,7 @@ class Placement:
             if found is None:
                 self._admission.check()
                 self.check_nodes(wanted.spec.image)
-                found, created = self._sandboxes.find_or_create(wanted)
+                found, created = self._sandboxes.find_or_create(wanted, limits=self._limits())
             match found.state:
                 case SandboxState.RUNNING | SandboxState.PAUSED:
                     return found, created

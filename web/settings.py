@@ -33,7 +33,9 @@ class Settings:
     """All that the web is told from outside."""
 
     store: StoreSettings
-    api_key: Secret
+    api_key: Secret | None
+    """The operator's, which is in no database; None: there are only those that are."""
+    database_url: Secret
     host: str
     port: int
     processes: int
@@ -69,13 +71,15 @@ class Settings:
         environment = Environment(environ)
         flower_socket = environment.text("COLDFRAME_FLOWER_SOCKET", "")
         relay_socket = environment.text("COLDFRAME_RELAY_SOCKET", "")
+        api_key = environment.text("COLDFRAME_API_KEY", "")
         settings = cls(
             store=dataclasses.replace(
                 store_settings(environment),
                 socket_timeout_s=REDIS_TIMEOUT_S,
                 connect_timeout_s=REDIS_TIMEOUT_S,
             ),
-            api_key=Secret(environment.required("COLDFRAME_API_KEY")),
+            api_key=Secret(api_key) if api_key else None,
+            database_url=database_url(environment),
             host=environment.text("COLDFRAME_HOST", "127.0.0.1"),
             port=environment.integer("COLDFRAME_PORT", 8700),
             processes=environment.integer("COLDFRAME_WEB_PROCESSES", 1, at_least=1),
@@ -101,3 +105,10 @@ class Settings:
         )
         environment.check()
         return settings
+
+
+def database_url(environment: Environment) -> Secret:
+    """A file of SQLite in the state directory, unless another one is named."""
+    state_dir = Path(environment.text("COLDFRAME_STATE_DIR", ".coldframe")).absolute()
+    default = f"sqlite:///{state_dir / 'coldframe.db'}"
+    return Secret(environment.text("COLDFRAME_DATABASE_URL", default))

@@ -261,6 +261,8 @@ class Node:
     def _recover(self) -> None:
         if self._nodes.lead(self._epoch, life_s=RECOVER_ROUND_S * 3):
             recovery.send_lost(self._jobs)
+            self._nodes.count_places()
+            self._jobs.release()
 
     def remove_all_sandboxes(self) -> int:
         """Removes every sandbox of this node, for good; how many. The node must not be running."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from flask.testing import FlaskClient
@@ -14,7 +17,8 @@ from werkzeug.test import TestResponse
 
 from tests.redis_server import RedisServer
 from web.app import close_app, create_app
-from web.settings import Settings
+from web.database import migrate
+from web.settings import Secret, Settings
 
 KEY = "cf_test_key"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -80,18 +84,29 @@ class Web:
 
 @contextmanager
 def web_on(server: RedisServer, **changes: Any) -> Iterator[Web]:
-    settings = Settings.from_env(
-        {
-            "COLDFRAME_API_KEY": KEY,
-            "COLDFRAME_REDIS_URL": server.url,
-            "COLDFRAME_HEARTBEAT_S": "0.3",
-        }
-    )
-    app = create_app(dataclasses.replace(settings, **changes))
-    try:
-        yield Web(app.test_client())
-    finally:
-        close_app(app)
+    with tempfile.TemporaryDirectory(prefix="cf-web-") as directory:
+        settings = Settings.from_env(
+            {
+                "COLDFRAME_API_KEY": KEY,
+                "COLDFRAME_REDIS_URL": server.url,
+                "COLDFRAME_HEARTBEAT_S": "0.3",
+                "COLDFRAME_STATE_DIR": directory,
+            }
+        )
+        (Path(directory) / "coldframe.db").write_bytes(_migrated_database())
+        app = create_app(dataclasses.replace(settings, **changes))
+        try:
+            yield Web(app.test_client())
+        finally:
+            close_app(app)
+
+
+@functools.cache
+def _migrated_database() -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "coldframe.db"
+        migrate(Secret(f"sqlite:///{path}"))
+        return path.read_bytes()
 
 
 def json_of(answer: TestResponse) -> Json:

@@ -141,6 +141,7 @@ class FakeNode:
             ready=self._ready,
             problem=self._problem,
             images=["default", "slim"],
+            job_limit=64,
             heartbeat_at=NOW,
         )
         self.nodes.beat(record, life_s=5)

@@ -38,7 +38,7 @@ from web.errors import (
     SandboxUnreachable,
     UnreadableBody,
 )
-from web.operations import Operation, json_answer, no_content
+from web.operations import Operation, json_answer, no_content, reaching_in
 from web.readers import client_left
 from web.requests import JSON_TYPE, read_body
 from web.schemas_files import (
@@ -102,41 +102,43 @@ class FileRoutes:
 
     def operations(self) -> list[Operation]:
         top = "/v1/sandboxes/{name}/files"
-        return [
-            Operation("GET", top, self.read, {200: FileView}, raw_answer=True),
-            Operation(
-                "PUT",
-                top,
-                self.write,
-                {200: FileEntry},
-                form_type=FileContent,
-                raw_body=True,
-                body_limit_bytes=self._max_upload_bytes,
-            ),
-            Operation("DELETE", top, self.delete, {204: None}),
-            Operation("GET", f"{top}/list", self.list_all, {200: FileList}),
-            Operation("GET", f"{top}/find", self.find, {200: FileFindings}),
-            Operation("GET", f"{top}/search", self.search, {200: FileMatches}),
-            Operation("GET", f"{top}/archive", self.pack, {200: None}, raw_answer=True),
-            Operation(
-                "PUT",
-                f"{top}/archive",
-                self.unpack,
-                {204: None},
-                body_limit_bytes=self._max_upload_bytes,
-            ),
-            Operation("GET", f"{top}/stat", self.stat, {200: FileEntry}),
-            Operation("GET", f"{top}/exists", self.exists, {200: FileExistence}),
-            Operation("POST", f"{top}/mkdir", self.create_directory, {200: FileEntry}),
-            Operation("POST", f"{top}/rename", self.rename, {200: FileEntry}),
-            Operation("POST", f"{top}/move", self.move, {200: FileEntry}),
-            Operation("POST", f"{top}/chmod", self.change_mode, {200: FileEntry}),
-            Operation("POST", f"{top}/replace", self.replace, {200: FileReplacements}),
-            Operation(
-                "GET", f"{top}/watch", self.watch, {}, streams=True, stream_of=FileWatchEvent
-            ),
-            Operation("GET", f"{top}/watch/check", self.check, {200: FileCheck}),
-        ]
+        return reaching_in(
+            [
+                Operation("GET", top, self.read, {200: FileView}, raw_answer=True),
+                Operation(
+                    "PUT",
+                    top,
+                    self.write,
+                    {200: FileEntry},
+                    form_type=FileContent,
+                    raw_body=True,
+                    body_limit_bytes=self._max_upload_bytes,
+                ),
+                Operation("DELETE", top, self.delete, {204: None}),
+                Operation("GET", f"{top}/list", self.list_all, {200: FileList}),
+                Operation("GET", f"{top}/find", self.find, {200: FileFindings}),
+                Operation("GET", f"{top}/search", self.search, {200: FileMatches}),
+                Operation("GET", f"{top}/archive", self.pack, {200: None}, raw_answer=True),
+                Operation(
+                    "PUT",
+                    f"{top}/archive",
+                    self.unpack,
+                    {204: None},
+                    body_limit_bytes=self._max_upload_bytes,
+                ),
+                Operation("GET", f"{top}/stat", self.stat, {200: FileEntry}),
+                Operation("GET", f"{top}/exists", self.exists, {200: FileExistence}),
+                Operation("POST", f"{top}/mkdir", self.create_directory, {200: FileEntry}),
+                Operation("POST", f"{top}/rename", self.rename, {200: FileEntry}),
+                Operation("POST", f"{top}/move", self.move, {200: FileEntry}),
+                Operation("POST", f"{top}/chmod", self.change_mode, {200: FileEntry}),
+                Operation("POST", f"{top}/replace", self.replace, {200: FileReplacements}),
+                Operation(
+                    "GET", f"{top}/watch", self.watch, {}, streams=True, stream_of=FileWatchEvent
+                ),
+                Operation("GET", f"{top}/watch/check", self.check, {200: FileCheck}),
+            ]
+        )
 
     def read(self, owner: str, name: str, query: FileQuery) -> Response:
         """A file's bytes, or a part of them by `Range`; in JSON where `Accept` says so."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from flask import Response, request
 
 from web.errors import FlowerUnavailable, RouteNotFound
+from web.keys import Scope
 from web.operations import Operation
 
 TIMEOUT_S = 30.0
@@ -40,10 +41,11 @@ class FlowerRoutes:
 
     def operations(self) -> list[Operation]:
         below = "/flower/{rest}"
+        admin = Scope.ADMIN
         return [
-            Operation("GET", "/flower/", self.front, {200: None}, is_page=True),
-            Operation("GET", below, self.page, {200: None}, is_page=True),
-            Operation("POST", below, self.action, {200: None}, is_page=True),
+            Operation("GET", "/flower/", self.front, {200: None}, is_page=True, scope=admin),
+            Operation("GET", below, self.page, {200: None}, is_page=True, scope=admin),
+            Operation("POST", below, self.action, {200: None}, is_page=True, scope=admin),
         ]
 
     def front(self) -> Response:

@@ -18,7 +18,7 @@ from sandbox_runtime.protocol.requests import SILENCE_LIMIT_S
 from web import sse
 from web.door import Door
 from web.errors import RuntimeRefused, SandboxUnreachable
-from web.operations import Operation, json_answer, no_content
+from web.operations import Operation, json_answer, no_content, reaching_in
 from web.readers import CLIENT_GONE, client_left
 from web.requests import wants_events
 from web.schemas_git import (
@@ -66,20 +66,24 @@ class GitRoutes:
     def operations(self) -> list[Operation]:
         top = "/v1/sandboxes/{name}/git"
         branches = f"{top}/branches"
-        return [
-            Operation("POST", f"{top}/checkout", self.checkout, {200: CheckedOut}, streams=True),
-            Operation("GET", f"{top}/status", self.status, {200: git.GitStatus}),
-            Operation("GET", f"{top}/log", self.log, {200: git.GitLog}),
-            Operation("GET", f"{top}/diff", self.diff, {200: git.GitDiff}),
-            Operation("GET", branches, self.branches, {200: git.GitBranches}),
-            Operation("POST", branches, self.create_branch, {201: git.GitHead}),
-            Operation("DELETE", branches, self.delete_branch, {204: None}),
-            Operation("POST", f"{top}/switch", self.switch, {200: git.GitHead}),
-            Operation("POST", f"{top}/add", self.add, {200: git.GitStatus}),
-            Operation("POST", f"{top}/commit", self.commit, {200: git.GitHead}),
-            Operation("POST", f"{top}/pull", self.pull, {200: git.GitHead}),
-            Operation("POST", f"{top}/push", self.push, {200: git.GitHead}),
-        ]
+        return reaching_in(
+            [
+                Operation(
+                    "POST", f"{top}/checkout", self.checkout, {200: CheckedOut}, streams=True
+                ),
+                Operation("GET", f"{top}/status", self.status, {200: git.GitStatus}),
+                Operation("GET", f"{top}/log", self.log, {200: git.GitLog}),
+                Operation("GET", f"{top}/diff", self.diff, {200: git.GitDiff}),
+                Operation("GET", branches, self.branches, {200: git.GitBranches}),
+                Operation("POST", branches, self.create_branch, {201: git.GitHead}),
+                Operation("DELETE", branches, self.delete_branch, {204: None}),
+                Operation("POST", f"{top}/switch", self.switch, {200: git.GitHead}),
+                Operation("POST", f"{top}/add", self.add, {200: git.GitStatus}),
+                Operation("POST", f"{top}/commit", self.commit, {200: git.GitHead}),
+                Operation("POST", f"{top}/pull", self.pull, {200: git.GitHead}),
+                Operation("POST", f"{top}/push", self.push, {200: git.GitHead}),
+            ]
+        )
 
     def checkout(self, owner: str, name: str, body: GitCheckoutRequest) -> Response:
         """Clone a repository, and tell what is checked out, or how it goes as a stream."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flask import Response
 
 from web.errors import NotReady
+from web.keys import Scope
 from web.metrics import CONTENT_TYPE, Metrics
 from web.operations import Operation, json_answer
 from web.placement import Placement
@@ -23,7 +24,7 @@ class HealthRoutes:
         return [
             Operation("GET", "/healthz", self.healthz, {200: Health}, needs_key=False),
             Operation("GET", "/readyz", self.readyz, {200: Health}),
-            Operation("GET", "/metrics", self.metrics, {200: None}),
+            Operation("GET", "/metrics", self.metrics, {200: None}, scope=Scope.ADMIN),
         ]
 
     def healthz(self) -> Response:

@@ -27,6 +27,7 @@ from web.schemas import EventsQuery, job_view
 from workers.contract.errors import EventsExpired, Fault, JobNotFound
 from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent, decode_event
 from workers.contract.jobs import Job
+from workers.contract.owners import Limits
 from workers.contract.store import JobStore, Submitted
 from workers.contract.stream import channel_of
 
@@ -72,6 +73,7 @@ class JobAnswers:
         admission: Admission,
         cancellation: Cancellation,
         metrics: Metrics,
+        limits: Callable[[], Limits],
         heartbeat_s: float,
         wait_limit_s: float | None,
     ) -> None:
@@ -80,6 +82,7 @@ class JobAnswers:
         self._admission = admission
         self._cancellation = cancellation
         self._metrics = metrics
+        self._limits = limits
         self._heartbeat_s = heartbeat_s
         self._wait_limit_s = wait_limit_s
 
@@ -142,7 +145,11 @@ class JobAnswers:
         submitted: Submitted | None = None
         try:
             submitted = self._jobs.submit(
-                job, idempotency_key=key, digest=order.digest, archive=order.archive
+                job,
+                idempotency_key=key,
+                digest=order.digest,
+                archive=order.archive,
+                limits=self._limits(),
             )
         finally:
             if order.archive is not None and (submitted is None or submitted.repeated):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import Response
 
+from web.keys import Scope
 from web.operations import Operation, json_answer
 from web.schemas import NodesPage, node_view
 from workers.contract.store import NodeStore
@@ -16,7 +17,7 @@ class NodeRoutes:
         self._nodes = nodes
 
     def operations(self) -> list[Operation]:
-        return [Operation("GET", "/v1/nodes", self.list_all, {200: NodesPage})]
+        return [Operation("GET", "/v1/nodes", self.list_all, {200: NodesPage}, scope=Scope.ADMIN)]
 
     def list_all(self) -> Response:
         """The nodes whose heartbeat is fresh, and what they say of themselves."""

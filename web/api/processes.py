@@ -26,7 +26,7 @@ from web import sse
 from web.api.job_answers import idempotency_key
 from web.door import Door
 from web.errors import InvalidEventId, RuntimeRefused
-from web.operations import Operation, json_answer, no_content
+from web.operations import Operation, json_answer, no_content, reaching_in
 from web.readers import client_left
 from web.requests import wants_events
 from web.schemas_processes import LogsQuery, ProcessRequest, SignalRequest, WaitRequest
@@ -52,16 +52,18 @@ class ProcessRoutes:
     def operations(self) -> list[Operation]:
         all_of = "/v1/sandboxes/{name}/processes"
         one = f"{all_of}/{{id}}"
-        return [
-            Operation("POST", all_of, self.start, {201: ProcessInfo}, takes_key=True),
-            Operation("GET", all_of, self.list_all, {200: ProcessList}),
-            Operation("DELETE", all_of, self.kill_all, {200: KilledProcesses}),
-            Operation("GET", one, self.get, {200: ProcessInfo}),
-            Operation("DELETE", one, self.kill, {200: ProcessInfo}),
-            Operation("GET", f"{one}/logs", self.logs, {200: ProcessLogs}, streams=True),
-            Operation("POST", f"{one}/signal", self.signal, {200: ProcessInfo}),
-            Operation("POST", f"{one}/wait", self.wait, {200: Waited}),
-        ]
+        return reaching_in(
+            [
+                Operation("POST", all_of, self.start, {201: ProcessInfo}, takes_key=True),
+                Operation("GET", all_of, self.list_all, {200: ProcessList}),
+                Operation("DELETE", all_of, self.kill_all, {200: KilledProcesses}),
+                Operation("GET", one, self.get, {200: ProcessInfo}),
+                Operation("DELETE", one, self.kill, {200: ProcessInfo}),
+                Operation("GET", f"{one}/logs", self.logs, {200: ProcessLogs}, streams=True),
+                Operation("POST", f"{one}/signal", self.signal, {200: ProcessInfo}),
+                Operation("POST", f"{one}/wait", self.wait, {200: Waited}),
+            ]
+        )
 
     def start(self, owner: str, name: str, body: ProcessRequest) -> Response:
         """Start a process, which outlives this request."""

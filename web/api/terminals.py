@@ -13,7 +13,7 @@ from sandbox_runtime.protocol.errors import TerminalNotFound
 from sandbox_runtime.protocol.terminals import ID_PATTERN, TerminalInfo, TerminalList
 from web.door import Door
 from web.errors import RuntimeRefused
-from web.operations import Operation, json_answer, no_content
+from web.operations import Operation, json_answer, no_content, reaching_in
 from web.schemas_terminals import TerminalRequest, TerminalsPage, TerminalView
 from web.shells import shell_of
 from workers.contract.previews import PreviewAddress
@@ -40,11 +40,13 @@ class TerminalRoutes:
 
     def operations(self) -> list[Operation]:
         all_of = "/v1/sandboxes/{name}/terminals"
-        return [
-            Operation("POST", all_of, self.start, {201: TerminalView}),
-            Operation("GET", all_of, self.list_all, {200: TerminalsPage}),
-            Operation("DELETE", f"{all_of}/{{id}}", self.end, {204: None}),
-        ]
+        return reaching_in(
+            [
+                Operation("POST", all_of, self.start, {201: TerminalView}),
+                Operation("GET", all_of, self.list_all, {200: TerminalsPage}),
+                Operation("DELETE", f"{all_of}/{{id}}", self.end, {204: None}),
+            ]
+        )
 
     def start(self, owner: str, name: str, body: TerminalRequest) -> Response:
         """Start a shell or a program on a terminal; its URL takes WebSockets."""

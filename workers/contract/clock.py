@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 def timestamp() -> str:
     """Now."""
-    return _text(datetime.now(UTC))
+    return timestamp_of(datetime.now(UTC))
 
 
 def later(than: str, by_ms: int) -> str:
     """The time that lies so much after another."""
-    return _text(datetime.fromisoformat(than) + timedelta(milliseconds=by_ms))
+    return timestamp_of(datetime.fromisoformat(than) + timedelta(milliseconds=by_ms))
 
 
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def timestamp_of(moment: datetime) -> str:
+    """A moment that has a time zone."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

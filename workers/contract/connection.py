@@ -16,6 +16,9 @@ from redis.retry import Retry
 from workers.contract.errors import StoreFull, StoreUnavailable
 from workers.contract.settings import StoreSettings
 
+PRELUDES = ("nudge", "turns")
+"""Put before each script: Redis has no modules."""
+
 RedisClient: TypeAlias = Any
 """A `redis.Redis` that answers in bytes. redis-py's annotations name every answer of every mode
 (text, bytes, sync, async) and so say nothing; what an answer is, is checked where it is read."""
@@ -74,7 +77,7 @@ def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
 def load_script(client: RedisClient, name: str) -> Script:
     """A script of ours, able to send jobs to their queues."""
     scripts = files("workers.contract") / "scripts"
-    source = (scripts / "nudge.lua").read_text() + (scripts / f"{name}.lua").read_text()
+    source = "".join((scripts / f"{part}.lua").read_text() for part in (*PRELUDES, name))
     script: Script = client.register_script(source)
     return script
 

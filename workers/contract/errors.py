@@ -17,6 +17,7 @@ Fault
 ├── JobNotFound
 ├── EventsExpired           the job's events are no longer kept
 ├── LineFull                too many jobs wait in this session or context
+├── TooManyJobs / TooManySandboxes    as many as the request's key allows
 └── IdempotencyConflict     the key was used for another request
 """
 
@@ -159,6 +160,20 @@ class LineFull(Fault):
 
     code = "line_full"
     hint = "Wait for some of them to end, or use another session."
+
+
+class TooManyJobs(Fault):
+    """The owner has as many open jobs as the request's key may have."""
+
+    code = "too_many_jobs"
+    hint = "Wait until some of them have ended, or cancel them."
+
+
+class TooManySandboxes(Fault):
+    """The owner has as many sandboxes as the request's key may have."""
+
+    code = "too_many_sandboxes"
+    hint = "Remove those that nobody uses: GET /v1/sandboxes lists them."
 
 
 class IdempotencyConflict(Fault):

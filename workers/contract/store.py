@@ -5,8 +5,15 @@
     cf:line:<line>               list    ids of a line's jobs; the head is sent or running
     placement, node.<id>         list    Celery's queues; see `queue.py`
     cf:nudges                    counter messages sent to them
-    cf:sent-jobs                 zset    jobs that run or are first in line, by when they were sent
+    cf:sent-jobs                 zset    jobs that run or were sent, by when
     cf:jobs:<owner>              zset    an owner's jobs, by time of submission
+    cf:open-jobs:<owner>         set     those that are not completed
+    cf:queue-places              hash    queue → how many of its jobs can run at a time
+    cf:places:<queue>            hash    job that was sent → owner
+    cf:places-taken              hash    owner, `<owner> <queue>` → how many places they have
+    cf:waiting:<queue>           list    owners whose jobs wait for a place; the next one first
+    cf:waiting:<queue>:<owner>   list    these jobs
+    cf:waiting-in:<owner>        set     the queues in which an owner's jobs wait
     cf:idempotency:<owner>:<key> hash    job, digest
     cf:sandbox:<id>              hash    a sandbox
     cf:sandbox:<id>:jobs         set     its jobs that are not completed
@@ -51,6 +58,8 @@ from workers.contract.errors import (
     SessionExists,
     SessionNotFound,
     TooManyIsolatedSessions,
+    TooManyJobs,
+    TooManySandboxes,
 )
 from workers.contract.jobs import (
     BuildSpec,
@@ -63,6 +72,7 @@ from workers.contract.jobs import (
     Status,
     StepRecord,
 )
+from workers.contract.owners import NO_LIMITS, Limits
 from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUE, node_queue, task_name
 from workers.contract.sandbox_events import EVENT_OF_STATE, SandboxEvent, SandboxEventType
 from workers.contract.sandboxes import (
@@ -177,6 +187,7 @@ class JobStore:
         self._renew = load_script(client, "renew")
         self._cancel = load_script(client, "cancel")
         self._send = load_script(client, "send")
+        self._release = load_script(client, "release")
 
     def submit(
         self,
@@ -185,11 +196,12 @@ class JobStore:
         idempotency_key: str | None = None,
         digest: str = "",
         archive: bytes | None = None,
+        limits: Limits = NO_LIMITS,
     ) -> Submitted:
         """Accepts a job, all of it or nothing.
 
-        Raises `SandboxNotRunning`, `LineFull`, `IdempotencyConflict`, `StoreUnavailable`,
-        `StoreFull`.
+        Raises `SandboxNotRunning`, `LineFull`, `TooManyJobs`, `IdempotencyConflict`,
+        `StoreUnavailable`, `StoreFull`.
         """
         fields: list[str | bytes] = []
         for name, value in _job_fields(job).items():
@@ -201,6 +213,7 @@ class JobStore:
             f"cf:sandbox:{job.sandbox_id}" if job.sandbox_id else "",
             f"cf:sandbox:{job.sandbox_id}:jobs" if job.sandbox_id else "",
             f"cf:idempotency:{job.owner}:{idempotency_key}" if idempotency_key else "",
+            f"cf:open-jobs:{job.owner}",
         ]
         with store_errors():
             if archive is not None:
@@ -214,6 +227,9 @@ class JobStore:
                     digest,
                     IDEMPOTENCY_KEY_LIFE_S,
                     task_name(job.kind),
+                    job.owner,
+                    _or_empty(limits.open_jobs),
+                    _or_empty(limits.jobs_at_once),
                     *fields,
                 ],
             )
@@ -226,6 +242,10 @@ class JobStore:
                 raise IdempotencyConflict("This Idempotency-Key was used for another request.")
             case b"full":
                 raise LineFull(f"{MAX_LINE_JOBS} jobs wait in this session already.")
+            case b"many":
+                raise TooManyJobs(
+                    f"{limits.open_jobs} jobs are open, as many as this key may have."
+                )
             case _:
                 raise SandboxNotRunning(job.sandbox, answer[1].decode())
 
@@ -312,7 +332,7 @@ class JobStore:
             self._client.sadd(f"cf:sandbox:{sandbox_id}:jobs", job_id)
 
     def sent_jobs(self) -> list[SentJob]:
-        """All that run or are first in their line: as many as there are lines, and builds."""
+        """All that run or were sent."""
         names = ("kind", "status", "node", "sandbox_id", "lease_until_ms")
         with store_errors():
             sent = self._client.zrange("cf:sent-jobs", 0, -1, withscores=True)
@@ -327,7 +347,7 @@ class JobStore:
             ]
             if len(found) < len(sent):
                 there = {job_id for job_id, _, _ in found}
-                self._client.zrem("cf:sent-jobs", *({raw.decode() for raw, _ in sent} - there))
+                self._release(args=sorted({raw.decode() for raw, _ in sent} - there))
             pipeline = self._client.pipeline(transaction=False)
             for _, _, record in found:
                 pipeline.hget(f"cf:sandbox:{record[3].decode() if record[3] else ''}", "node")
@@ -357,6 +377,25 @@ class JobStore:
         queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
         with store_errors():
             self._send(args=[job.id, task_name(job.kind), queue])
+
+    def release(self) -> None:
+        """Sends what waits for a place that there is: nodes and limits may have changed."""
+        with store_errors():
+            self._release()
+
+    def waiting(self) -> int:
+        """How many jobs wait for a place, in all queues."""
+        with store_errors():
+            queues = [raw.decode() for raw in self._client.hkeys("cf:queue-places")]
+            pipeline = self._client.pipeline(transaction=False)
+            for queue in queues:
+                pipeline.lrange(f"cf:waiting:{queue}", 0, -1)
+            owners = pipeline.execute()
+            pipeline = self._client.pipeline(transaction=False)
+            for queue, theirs in zip(queues, owners, strict=True):
+                for owner in theirs:
+                    pipeline.llen(f"cf:waiting:{queue}:{owner.decode()}")
+            return sum(pipeline.execute())
 
     def send_to_node(self, job: Job, node: str) -> bool:
         """Sends a running job to the node that had it. False where there is no such job."""
@@ -404,11 +443,12 @@ class SandboxStore:
         self._add_session = load_script(client, "add_session")
 
     def find_or_create(
-        self, sandbox: Sandbox, *, may_be_ready: bool = True
+        self, sandbox: Sandbox, *, may_be_ready: bool = True, limits: Limits = NO_LIMITS
     ) -> tuple[Sandbox, bool]:
         """The owner's sandbox of this name, and whether it is the new one.
 
         `may_be_ready`: a new one can be one of the pool, which has an id of its own and runs.
+        Raises `TooManySandboxes`.
         """
         keys = [
             f"cf:sandbox-names:{sandbox.owner}",
@@ -420,9 +460,14 @@ class SandboxStore:
             _event(sandbox, kind) for kind in (SandboxEventType.CREATED, SandboxEventType.STARTED)
         ]
         with store_errors():
-            answer = self._create(keys, [sandbox.name, sandbox.id, *events, *_flat(sandbox)])
+            most = _or_empty(limits.sandboxes)
+            answer = self._create(keys, [sandbox.name, sandbox.id, *events, most, *_flat(sandbox)])
         if answer[0] == b"created":
             return sandbox, True
+        if answer[0] == b"many":
+            raise TooManySandboxes(
+                f"{limits.sandboxes} sandboxes are there, as many as this key may have."
+            )
         return self.get(answer[1].decode()), answer[0] == b"ready"
 
     def get(self, sandbox_id: str) -> Sandbox:
@@ -743,6 +788,7 @@ class NodeStore:
             pipeline = self._client.pipeline(transaction=False)
             pipeline.sadd("cf:nodes", node.id)
             pipeline.set(f"cf:node:{node.id}", msgspec.json.encode(node), px=int(life_s * 1000))
+            pipeline.hset("cf:queue-places", node_queue(node.id), node.job_limit)
             pipeline.execute()
 
     def leave(self, node_id: str) -> None:
@@ -757,6 +803,12 @@ class NodeStore:
                 return []
             records = self._client.mget([f"cf:node:{node_id}" for node_id in ids])
         return [_node_decoder.decode(record) for record in records if record]
+
+    def count_places(self) -> None:
+        """Notes how many jobs all nodes together can run, which is what `placement` has."""
+        places = sum(node.job_limit for node in self.all() if node.ready)
+        with store_errors():
+            self._client.hset("cf:queue-places", PLACEMENT_QUEUE, places)
 
     def sandboxes_of(self, node_id: str) -> set[str]:
         with store_errors():
@@ -806,6 +858,11 @@ def _event(
         error=error,
     )
     return msgspec.json.encode(event)
+
+
+def _or_empty(limit: int | None) -> str | int:
+    """As scripts take a limit."""
+    return "" if limit is None else limit
 
 
 def _now_ms() -> int:

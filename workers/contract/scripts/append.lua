@@ -1,5 +1,5 @@
 -- Adds events to a job's stream: the only writer of events there is. The end of a job moves its
--- line, and sends the next one.
+-- line, and gives its place to whose turn it is.
 --
 -- KEYS 1 job record, 2 event stream, 3 sent jobs, 4 the job's line, 5 the sandbox's open jobs
 -- ARGV 1 fence of the writer; '' where it does not hold the job and takes it over to close it
@@ -49,11 +49,16 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[6])
 redis.call('SREM', KEYS[5], ARGV[6])
+local place = redis.call('HMGET', KEYS[1], 'queue', 'owner')
+local queue, owner = place[1], place[2]
+redis.call('SREM', 'cf:open-jobs:' .. owner, ARGV[6])
+leave_queue(ARGV[6], queue, owner)
 local was_head = redis.call('LINDEX', KEYS[4], 0) == ARGV[6]
 redis.call('LREM', KEYS[4], 0, ARGV[6])
 local next_id = was_head and redis.call('LINDEX', KEYS[4], 0)
 if next_id then
-  local next_job = redis.call('HMGET', 'cf:job:' .. next_id, 'task', 'queue')
-  if next_job[1] then send_job(next_id, next_job[1], next_job[2]) end
+  local next_queue = redis.call('HGET', 'cf:job:' .. next_id, 'queue')
+  if next_queue then enqueue(next_id, next_queue, owner) end
 end
+release_after(queue, owner)
 return {'ok', last_n}

@@ -16,7 +16,7 @@ local function nudge(id, task, queue)
   redis.call('LPUSH', queue, (MESSAGE:gsub('@(%a+)', fields)))
 end
 
--- Sends a job, and notes when, for the leader: all jobs that run or that are first in their line.
+-- Sends a job, and notes when, for the leader: all jobs that run or that were sent.
 local function send_job(id, task, queue)
   nudge(id, task, queue)
   redis.call('ZADD', 'cf:sent-jobs', now_ms(), id)
