@@ -10,10 +10,12 @@ UV := uv==0.13.9
 LOCAL_PYTHON := --for-others $(STATE)/local-python=container/sandbox/user-requirements.txt
 WITH_LOCAL_PYTHON := $(if $(COLDFRAME_LOCAL_PYTHON),,$(if $(filter local,$(COLDFRAME_DRIVER)),$(LOCAL_PYTHON)))
 
-.PHONY: help up down status logs engine image key check test bench lock clean python environment dev-environment
+.PHONY: help up node certificates down status logs engine image key check test bench lock clean python environment dev-environment
 
 help:
 	@echo "make up        start the platform on this machine, then a short tour"
+	@echo "make node      make this machine a node of a platform that is up elsewhere"
+	@echo "make certificates    what nodes and web show each other (make certificates FOR=node-2)"
 	@echo "make down      end it: programs and sandboxes; data, key and image stay"
 	@echo "make status    what runs, where, and how it is"
 	@echo "make logs      follow the logs (make logs P=web: of one program)"
@@ -29,6 +31,12 @@ help:
 
 up: environment
 	@$(PY) -m stack up
+
+node: environment
+	@$(PY) -m stack node
+
+certificates: environment
+	@$(PY) -m stack certificates $(FOR)
 
 # Without an environment there never was a platform here.
 down status clean:

@@ -28,6 +28,7 @@ from workers.contract.ports import PortStore
 from workers.contract.settings import InvalidSettings
 from workers.contract.store import SandboxStore
 from workers.contract.terminals import TerminalStore
+from workers.contract.tls import relay_context, speaks_for_the_web
 
 REDIS_CONNECTIONS = 16
 BACKLOG = 1024
@@ -64,17 +65,25 @@ async def _serve(settings: Settings, inside: socket.socket, outside: list[socket
     ports = PortStore(client)
     exposures = Exposures(ports, SandboxStore(client, retention_s=settings.store.retention_s))
     doors, traffic = Doors(settings.state_dir), Traffic()
-    listeners = [
-        Listener(gate, traffic, max_connections=settings.max_connections)
-        for gate in (
-            InsideGate(doors, exposures, traffic),
-            OutsideGate(settings.address, doors, exposures, TerminalStore(client)),
-        )
-    ]
+    to_sandboxes = InsideGate(doors, exposures, traffic)
+    to_previews = OutsideGate(settings.address, doors, exposures, TerminalStore(client))
+    near = Listener(to_sandboxes, traffic, max_connections=settings.max_connections)
+    far = Listener(to_sandboxes, traffic, max_connections=settings.max_connections, admits=_is_web)
+    public = Listener(to_previews, traffic, max_connections=settings.max_connections)
+    listeners = (near, far, public)
     servers = [
-        await loop.create_unix_server(listeners[0].connection, sock=inside),
-        *[await loop.create_server(listeners[1].connection, sock=sock) for sock in outside],
+        await loop.create_unix_server(near.connection, sock=inside),
+        *[await loop.create_server(public.connection, sock=sock) for sock in outside],
     ]
+    if settings.tls_dir is not None and settings.web_address:
+        host, _, port = settings.web_address.rpartition(":")
+        servers.append(
+            await loop.create_server(
+                far.connection,
+                sock=_listen_tcp(host.strip("[]"), int(port)),
+                ssl=relay_context(settings.tls_dir),
+            )
+        )
     tasks = [loop.create_task(listener.sweep()) for listener in listeners]
     tasks.append(loop.create_task(_tell_use(traffic, ports)))
     log.info("relay listens", host=settings.host, port=settings.port)
@@ -97,6 +106,10 @@ async def _tell_use(traffic: Traffic, ports: PortStore) -> None:
         if used := traffic.take_used():
             with suppress(StoreUnavailable, StoreFull):  # It is told again.
                 await asyncio.to_thread(ports.used, used)
+
+
+def _is_web(transport: asyncio.BaseTransport) -> bool:
+    return speaks_for_the_web(transport.get_extra_info("peercert"))
 
 
 def _listen_inside(path: Path) -> socket.socket:

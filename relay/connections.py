@@ -7,7 +7,7 @@ the answer to another. Those to a runtime are kept for the next call of the web'
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 import httptools
@@ -57,8 +57,17 @@ log = structlog.get_logger(__name__)
 class Listener:
     """Makes the connections of one listening socket."""
 
-    def __init__(self, gate: Gate, traffic: Traffic, *, max_connections: int) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        traffic: Traffic,
+        *,
+        max_connections: int,
+        admits: Callable[[asyncio.BaseTransport], bool] = lambda _: True,
+    ) -> None:
+        """`admits`: whether it serves who has connected."""
         self.gate = gate
+        self.admits = admits
         self.traffic = traffic
         self.connections: set[ClientConnection] = set()
         self.kept = Kept()
@@ -112,7 +121,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(HIGH_WATER_BYTES)
         address = transport.get_extra_info("peername")
         self.peer = address[0] if isinstance(address, tuple) else ""
-        if self.listener.is_full:
+        if self.listener.is_full or not self.listener.admits(transport):
             self.transport.abort()
             return
         self.listener.connections.add(self)
@@ -244,9 +253,11 @@ class ClientConnection(asyncio.Protocol):
         self._stay(HEAD_TIMEOUT_S)
         if self.has_ended or self.transport.is_closing():
             self.transport.close()
-        else:
+        elif self.transport.can_write_eof():
             self.transport.write_eof()
             self.transport.resume_reading()
+        else:
+            self.transport.close()  # TLS tells the end by itself.
 
     def abort(self) -> None:
         """At once: what the client has is cut, and it can tell."""
@@ -388,6 +399,8 @@ class Exchange(asyncio.Protocol):
         if not self._is_tunnel or self._client.has_ended or self._client.transport.is_closing():
             return False
         self._has_ended = True
+        if not self._client.transport.can_write_eof():
+            return False
         self._client.transport.write_eof()
         return True
 

@@ -1,4 +1,4 @@
-"""`python -m stack up|down|status|logs|tour|prepare|clean`: what `make` calls."""
+"""`python -m stack up|node|down|status|logs|tour|prepare|certificates|clean`: what `make` calls."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from container.errors import ContainerError
 from stack import status, tour
+from stack.certificates import WEB, make_certificates
 from stack.errors import StackError
 from stack.programs import ProgramName
 from stack.progress import Progress
@@ -16,19 +17,21 @@ from stack.settings import StackSettings
 from stack.stack import Stack
 from workers.contract.settings import InvalidSettings
 
-COMMANDS = ("up", "down", "status", "logs", "tour", "prepare", "clean")
+COMMANDS = ("up", "node", "down", "status", "logs", "tour", "prepare", "certificates", "clean")
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m stack", description=__doc__)
     parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("program", nargs="?", choices=tuple(ProgramName), help="logs: of which")
+    parser.add_argument(
+        "name", nargs="?", default="", help="logs: of which program; certificates: for which node"
+    )
     options = parser.parse_args(arguments)
     progress = Progress(sys.stdout)
     try:
         stack = Stack(StackSettings.from_env(), progress=progress)
         with progress.step(options.command):
-            return _run(stack, options.command, options.program)
+            return _run(stack, options.command, options.name)
     except InvalidSettings as error:
         return _report("settings_invalid", str(error), "Correct the environment variables.")
     except (StackError, ContainerError) as error:
@@ -37,13 +40,18 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _run(stack: Stack, command: str, program: str | None) -> int:
+def _run(stack: Stack, command: str, name: str) -> int:
     match command:
         case "up":
             stack.up()
             if stack.settings.tour:
                 tour.show(stack)
             print(_directions(stack))
+        case "node":
+            stack.join()
+            print(f"The node {stack.settings.node} starts; make logs P=worker shows how.")
+        case "certificates":
+            print(make_certificates(stack.settings.state_dir / "tls", name or WEB))
         case "down":
             stack.down()
         case "status":
@@ -51,7 +59,7 @@ def _run(stack: Stack, command: str, program: str | None) -> int:
             print(found.render())
             return 0 if found.is_healthy else 1
         case "logs":
-            _follow_logs(stack, program)
+            _follow_logs(stack, name)
         case "tour":
             tour.show(stack)
         case "prepare":
@@ -85,8 +93,8 @@ Next:
 """
 
 
-def _follow_logs(stack: Stack, program: str | None) -> None:
-    names = [ProgramName(program)] if program else list(ProgramName)
+def _follow_logs(stack: Stack, program: str) -> None:
+    names = [name for name in ProgramName if program in ("", name)]
     paths = [str(stack.processes.log_path(name)) for name in names]
     os.execvp("tail", ["tail", "-n", "50", "-F", *paths])
 

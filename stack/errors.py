@@ -6,6 +6,7 @@ StackError
 ├── StateDirUnusable      the state directory cannot be what it has to be
 ├── PortTaken             the API's port belongs to somebody else
 ├── RedisFailed           the Redis that was named does not answer, or ours did not start
+├── CertificatesFailed    certificates for the web or a node could not be made
 ├── DriverUnavailable     this machine can make no sandboxes in the way that was asked for
 ├── ProgramFailed         a program ended, or did not become ready in time
 ├── SandboxesLeft         sandboxes could not be removed
@@ -55,6 +56,12 @@ class RedisFailed(StackError):
     """The Redis that was named does not answer, or ours did not start."""
 
     code = "redis_failed"
+
+
+class CertificatesFailed(StackError):
+    """Certificates for the web or a node could not be made."""
+
+    code = "certificates_failed"
 
 
 class DriverUnavailable(StackError):

@@ -145,6 +145,19 @@ class Stack:
             self._wait_until_ready()
             self._progress("ready")
 
+    def join(self) -> None:
+        """Have what makes this machine a node of a platform whose web is elsewhere."""
+        if not self.settings.redis_url:
+            raise RedisFailed(
+                "A node needs the platform's Redis.", hint="Set COLDFRAME_REDIS_URL to it."
+            )
+        with self._alone():
+            (self.settings.state_dir / "driver").write_text(self.prepare())
+            redis_server.check_named(self.settings.redis_url)
+            for name in (ProgramName.WORKER, ProgramName.RELAY):
+                if self.processes.ensure(self._program(name)):
+                    self._progress(f"{name}: started")
+
     def down(self) -> None:
         """End all programs and remove all sandboxes; data, key and image stay."""
         if not self.settings.state_dir.is_dir():

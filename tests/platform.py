@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -54,11 +55,17 @@ class Platform:
 
     def up_with_image(self, image_id: str) -> None:
         """As `up`, on an engine of the tests' own (`DOCKER_HOST`) that has this image alone."""
-        self._stack.prepare()
-        record_image(self.state_dir, DEFAULT_IMAGE, image_id)
-        (self.state_dir / "driver").write_text("docker")
+        self.set_up_with_image(image_id)
         for program in ("redis", "web", "worker", "relay"):
             self.start(program)
+
+    def set_up(self) -> None:
+        """Without a program that runs."""
+        (self.state_dir / "driver").write_text(self._stack.prepare())
+
+    def set_up_with_image(self, image_id: str) -> None:
+        self.set_up()
+        record_image(self.state_dir, DEFAULT_IMAGE, image_id)
 
     def down(self) -> None:
         self._stack.down()
@@ -94,6 +101,15 @@ class Platform:
     def start(self, program: str) -> None:
         self._started_at = datetime.now(UTC)
         self._stack.start(ProgramName(program))
+
+    def runs(self, program: str) -> bool:
+        return self._stack.processes.find(ProgramName(program)) is not None
+
+    def signal(self, program: str, number: signal.Signals) -> None:
+        os.kill(self.pid(program), number)
+
+    def log(self, program: str) -> str:
+        return self._stack.processes.log_path(ProgramName(program)).read_text()
 
     def pid(self, program: str) -> int:
         running = self._stack.processes.find(ProgramName(program))

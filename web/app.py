@@ -43,6 +43,7 @@ from web.names import SandboxNames
 from web.operations import Operation, json_answer, register
 from web.placement import Placement
 from web.readers import Readers
+from web.relays import Relays
 from web.settings import Settings
 from workers.contract.clock import timestamp
 from workers.contract.connection import RedisClient, connect
@@ -55,6 +56,7 @@ from workers.contract.sandboxes import SandboxState
 from workers.contract.store import JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, Hub, SandboxEventStream
 from workers.contract.terminals import TerminalStore
+from workers.contract.tls import web_context
 
 PAGES = "/flower/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -108,6 +110,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         admission=admission,
         create_limit_s=settings.create_limit_s,
         remove_limit_s=settings.remove_limit_s,
+        capacity_limit_s=settings.capacity_limit_s,
         limits=_limits,
     )
     cancellation = Cancellation(jobs=jobs, stream=stream, control=control, now=timestamp)
@@ -122,7 +125,13 @@ def create_app(settings: Settings | None = None) -> Flask:
         wait_limit_s=settings.wait_limit_s,
     )
     names = SandboxNames(sandboxes=sandboxes, placement=placement, now=timestamp)
-    door = Door(relay_socket=settings.relay_socket, names=names, sandboxes=sandboxes)
+    relays = Relays(
+        nodes=nodes,
+        relay_socket=settings.relay_socket,
+        tls=web_context(settings.tls_dir) if settings.tls_dir else None,
+        previews=settings.previews,
+    )
+    door = Door(relays=relays, names=names, sandboxes=sandboxes)
     job_list = JobList(jobs)
     document = DocumentRoutes(version=_version())
     operations = [
@@ -168,7 +177,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             door=door,
             ports=PortStore(client),
             sandboxes=sandboxes,
-            address=settings.previews,
+            relays=relays,
             now=timestamp,
         ).operations(),
         *GitRoutes(door=door, sandboxes=sandboxes).operations(),
@@ -180,7 +189,7 @@ def create_app(settings: Settings | None = None) -> Flask:
             door=door,
             sandboxes=sandboxes,
             terminals=TerminalStore(client),
-            address=settings.previews,
+            relays=relays,
         ).operations(),
         *NodeRoutes(nodes).operations(),
         *KeyRoutes(keys).operations(),
@@ -200,7 +209,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     _answer_errors(app)
     register(app, operations)
     hub.start()
-    app.extensions[_CLOSING] = [client.close, database.close, door.close, hub.stop]
+    app.extensions[_CLOSING] = [client.close, database.close, relays.close, hub.stop]
     return app
 
 

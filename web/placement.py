@@ -10,6 +10,7 @@ from web.errors import SandboxStarting
 from web.readers import Reader, Readers
 from workers.contract.errors import (
     ImageNotFound,
+    NoCapacity,
     NoNode,
     SandboxFailed,
     SandboxNotFound,
@@ -33,6 +34,9 @@ from workers.contract.store import THERE, NodeStore, SandboxStore
 LOOK_S = 1.0
 """A waiting request looks at the record so often, even if nothing is published."""
 
+SEND_AGAIN_S = 5.0
+"""After which a sandbox that no node has claimed is sent to `placement` once more."""
+
 FULL_DRIVER = "docker"
 
 DRIVER_UNAVAILABLE = "driver_unavailable"
@@ -52,6 +56,7 @@ class Placement:
         admission: Admission,
         create_limit_s: float,
         remove_limit_s: float,
+        capacity_limit_s: float,
         limits: Callable[[], Limits],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +67,7 @@ class Placement:
         self._admission = admission
         self._create_limit_s = create_limit_s
         self._remove_limit_s = remove_limit_s
+        self._capacity_limit_s = capacity_limit_s
         self._limits = limits
         self._monotonic = monotonic
 
@@ -75,9 +81,9 @@ class Placement:
         Raises `ImageNotFound`, or `NoNode` with what the nodes say of themselves.
         """
         nodes = self._nodes.all()
-        ready = [node for node in nodes if node.ready]
+        ready = [node for node in nodes if node.ready and not node.drained]
         if not ready:
-            problems = [f"{node.id}: {node.problem or 'not ready'}" for node in nodes]
+            problems = [f"{node.id}: {_problem_of(node)}" for node in nodes]
             raise NoNode("; ".join(problems) if problems else "No worker is running.")
         images = sorted({name for node in ready for name in node.images})
         if image is not None and image not in images:
@@ -98,7 +104,7 @@ class Placement:
         """The sandbox of this name, running or paused, and whether it is the new one.
 
         One that is stopped is started. Raises `NoNode`, `ImageNotFound`, `TooManySandboxes`,
-        `SandboxFailed`, `SandboxStarting`.
+        `NoCapacity`, `SandboxFailed`, `SandboxStarting`.
         """
         deadline = self._create_deadline()
         while True:
@@ -193,6 +199,7 @@ class Placement:
             if sandbox.node is None:
                 # Also for one that is found: the message for it may not have been sent.
                 self._sandboxes.send_to_placement(sandbox.id)
+                self._wait_for_room(reader, sandbox)
             made = self._wait_with(
                 reader,
                 sandbox,
@@ -207,6 +214,21 @@ class Placement:
                 raise NoNode(message)
             raise SandboxFailed(f"The sandbox {sandbox.name} could not be started: {message}")
         return made
+
+    def _wait_for_room(self, reader: Reader, sandbox: Sandbox) -> None:
+        """Until a node has it, or has room for it. Raises `NoCapacity`; then it is given up."""
+        deadline = self._monotonic() + self._capacity_limit_s
+        while not any(node.has_room for node in self._nodes.all()):
+            if self._sandboxes.get(sandbox.id).node is not None:
+                return
+            if self._monotonic() > deadline:
+                break
+            reader.wait_for_message(LOOK_S)
+        else:
+            return
+        if self._sandboxes.move(sandbox, to=SandboxState.FAILED, since=[SandboxState.CREATING]):
+            lacking = [f"{node.id}: {_problem_of(node)}" for node in self._nodes.all()]
+            raise NoCapacity(f"No node has room for a sandbox. {'; '.join(lacking)}")
 
     def _switch(
         self, sandbox: Sandbox, message: ControlMessage, since: SandboxState, to: SandboxState
@@ -246,6 +268,7 @@ class Placement:
 
         Raises `SandboxStarting`.
         """
+        sent = self._monotonic()
         while True:
             try:
                 current = self._sandboxes.get(sandbox.id)
@@ -253,7 +276,12 @@ class Placement:
                 return None
             if current.state in (*states, SandboxState.REMOVED):
                 return current
-            left_s = deadline - self._monotonic()
+            now = self._monotonic()
+            if current.node is None and now - sent > SEND_AGAIN_S:
+                # A node that hangs, or is cut off, may have swallowed the message.
+                self._sandboxes.send_to_placement(sandbox.id)
+                sent = now
+            left_s = deadline - now
             if left_s <= 0:
                 raise SandboxStarting(f"The sandbox {sandbox.name} is {current.state.value}.")
             reader.wait_for_message(min(left_s, LOOK_S))
@@ -264,3 +292,7 @@ class Placement:
             return self._sandboxes.get(sandbox.id).node
         except SandboxNotFound:
             return None
+
+
+def _problem_of(node: NodeRecord) -> str:
+    return node.problem or node.full or ("drained" if node.drained else "not ready")

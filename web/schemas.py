@@ -25,6 +25,7 @@ from web.errors import InvalidField, LanguageUnsupported
 from workers.contract.jobs import (
     DEFAULT_OUTPUT_LIMIT_BYTES,
     DEFAULT_TIMEOUT_MS,
+    MAX_RETRIES,
     MAX_STEPS,
     MAX_TIMEOUT_MS,
     BuildSandbox,
@@ -268,6 +269,8 @@ class BuildRequest(_Request, frozen=True, kw_only=True):
     depth: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     env: Env = {}
     timeout_ms: TimeoutMs = DEFAULT_TIMEOUT_MS
+    retries: Annotated[int, Meta(ge=0, le=MAX_RETRIES)] = 0
+    """How often it may be run again from its beginning, where its node is lost."""
     sandbox: BuildSandboxRequest = BuildSandboxRequest()
 
     def to_spec(self) -> BuildSpec:
@@ -295,6 +298,7 @@ class BuildRequest(_Request, frozen=True, kw_only=True):
             depth=self.depth,
             env=self.env,
             timeout_ms=self.timeout_ms,
+            retries=self.retries,
             sandbox=BuildSandbox(
                 image=self.sandbox.image,
                 network=self.sandbox.network,
@@ -553,6 +557,15 @@ class NodeView(_Answer, frozen=True, kw_only=True):
     warnings: list[str]
     engine: str
     """What makes its sandboxes, with its version."""
+    drained: bool
+    full: str | UnsetType = UNSET
+    """Why it takes no new sandboxes."""
+    sandbox_limit: int
+    cpus: int
+    memory_mb: int
+    memory_free_mb: int
+    disk_mb: int
+    disk_free_mb: int
 
 
 class NodesPage(_Answer, frozen=True, kw_only=True):
@@ -664,6 +677,14 @@ def node_view(node: NodeRecord) -> NodeView:
         heartbeat_at=node.heartbeat_at,
         warnings=node.warnings,
         engine=node.engine,
+        drained=node.drained,
+        full=node.full or UNSET,
+        sandbox_limit=node.sandbox_limit,
+        cpus=node.cpus,
+        memory_mb=node.memory_mb,
+        memory_free_mb=node.memory_free_mb,
+        disk_mb=node.disk_mb,
+        disk_free_mb=node.disk_free_mb,
     )
 
 

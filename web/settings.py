@@ -44,6 +44,8 @@ class Settings:
     relay_socket: Path | None
     """Where the node's relay listens; None where it does not run."""
     previews: PreviewAddress
+    tls_dir: Path | None
+    """What the web shows to relays on other machines; None: there are none."""
     heartbeat_s: float
     """A stream in which nothing happens is written to so often."""
     max_body_bytes: int
@@ -56,6 +58,8 @@ class Settings:
     """Streams and waiting requests of one process at a time."""
     redis_full_percent: float
     """Above this share of Redis' `maxmemory` nothing new is accepted."""
+    capacity_limit_s: float
+    """How long a request waits for a node to have room for its sandbox."""
     redis_connections: int = 256
     """The bound of the command pool; streams share one connection besides."""
     patience_s: float = 60.0
@@ -71,6 +75,7 @@ class Settings:
         environment = Environment(environ)
         flower_socket = environment.text("COLDFRAME_FLOWER_SOCKET", "")
         relay_socket = environment.text("COLDFRAME_RELAY_SOCKET", "")
+        tls_dir = environment.text("COLDFRAME_TLS_DIR", "")
         api_key = environment.text("COLDFRAME_API_KEY", "")
         settings = cls(
             store=dataclasses.replace(
@@ -86,6 +91,7 @@ class Settings:
             flower_socket=Path(flower_socket) if flower_socket else None,
             relay_socket=Path(relay_socket) if relay_socket else None,
             previews=preview_address(environment),
+            tls_dir=Path(tls_dir) if tls_dir else None,
             heartbeat_s=environment.number("COLDFRAME_HEARTBEAT_S", 15.0, at_least=0.1),
             max_body_bytes=environment.integer(
                 "COLDFRAME_MAX_BODY_BYTES", 8 * MEBIBYTE, at_least=1024
@@ -99,6 +105,7 @@ class Settings:
             # 0 stands for "not set": a limit of nothing would make no sense.
             wait_limit_s=environment.number("COLDFRAME_WAIT_LIMIT_S", 0.0) or None,
             max_readers=environment.integer("COLDFRAME_MAX_READERS", 5000, at_least=1),
+            capacity_limit_s=environment.number("COLDFRAME_CAPACITY_WAIT_S", 10.0),
             redis_full_percent=environment.number(
                 "COLDFRAME_REDIS_FULL_PERCENT", 90.0, at_least=1.0
             ),

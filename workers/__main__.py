@@ -7,7 +7,7 @@ import sys
 from workers.contract.errors import Fault
 from workers.contract.settings import InvalidSettings
 from workers.drivers.driver import DriverFault
-from workers.node import Node, NodeTaken
+from workers.node import Node
 from workers.settings import Settings
 
 
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings = Settings.from_env()
         count = Node(settings).remove_all_sandboxes()
-    except (InvalidSettings, NodeTaken, DriverFault, Fault) as error:
+    except (InvalidSettings, DriverFault, Fault) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     sys.stdout.write(f"{count} sandboxes removed\n")

@@ -18,7 +18,7 @@ from workers.contract.settings import StoreSettings
 from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
 from workers.settings import Settings
-from workers.tasks import Starts, register
+from workers.tasks import PlacementQueue, Starts, register
 
 PRUNE_ROUND_S = 600.0
 
@@ -41,7 +41,7 @@ def make_app(settings: Settings) -> Celery:
         beat_schedule={"prune": {"task": PRUNE_TASK, "schedule": PRUNE_ROUND_S}},
     )
     nodes: list[Node] = []
-    starts = Starts()
+    starts, placement = Starts(), PlacementQueue()
     client = connect(settings.store, max_connections=2)
     jobs = JobStore(client, retention_s=settings.store.retention_s)
     sandboxes = SandboxStore(client, retention_s=settings.store.retention_s)
@@ -52,7 +52,7 @@ def make_app(settings: Settings) -> Celery:
 
     def start_node(**_: Any) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        node = Node(settings)
+        node = Node(settings, read_placement=placement.read)
         try:
             node.start()
         except Exception as error:
@@ -68,6 +68,7 @@ def make_app(settings: Settings) -> Celery:
     signals.celeryd_init.connect(read_queues, weak=False)
     signals.worker_init.connect(start_node, weak=False)
     signals.worker_ready.connect(starts.listen, weak=False)
+    signals.worker_ready.connect(placement.listen, weak=False)
     signals.worker_shutting_down.connect(stop_node, weak=False)
     return app
 

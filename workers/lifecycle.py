@@ -91,6 +91,8 @@ class Sandboxes:
         """Of every new sandbox, for the pool to learn from."""
         self.proven = threading.Event()
         """Set once the node has passed its self-test; until then it makes no sandbox."""
+        self.has_room = True
+        """Whether a new sandbox from `placement` is to be made here."""
         self.adopted = threading.Event()
         """Set once it is known what lives here; until then no sandbox counts as missing."""
 
@@ -212,6 +214,11 @@ class Sandboxes:
         """
         if not self.proven.wait(START_DEADLINE_S):
             return False
+        if not self.has_room:
+            self._records.send_to_placement(
+                sandbox_id
+            )  # It was on its way when we stopped reading.
+            return False
         # The turn comes before its record names this node: till it is over, nobody misses it here.
         with self._turn_if_free(sandbox_id) as is_free:
             sandbox = is_free and self._records.claim_for_node(sandbox_id, self._node_id)
@@ -247,7 +254,7 @@ class Sandboxes:
         with self._turn(sandbox.id):
             self._records.move(sandbox, to=SandboxState.REMOVING, since=THERE, reason=reason)
             message = "The sandbox was removed."
-            self._close_jobs(sandbox.id, "sandbox_removed", message, but=sandbox.id)
+            self._close_jobs(sandbox.id, "sandbox_removed", message)
             self._dispose(sandbox.id)
             self._note_removed(sandbox, reason)
         log.info("sandbox removed", sandbox_id=sandbox.id, name=sandbox.name, reason=reason)
@@ -588,9 +595,9 @@ class Sandboxes:
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.2, 0.2)
 
-    def _close_jobs(self, sandbox_id: str, code: str, message: str, *, but: str = "") -> None:
+    def _close_jobs(self, sandbox_id: str, code: str, message: str) -> None:
         # A build removes its own sandbox, and ends by itself.
-        jobs = [job for job in self._open_jobs(sandbox_id) if job.id != but]
+        jobs = [job for job in self._open_jobs(sandbox_id) if job.build_sandbox != sandbox_id]
         self._close_all(jobs, code, message)
 
     def _close_all(self, jobs: Iterable[Job], code: str, message: str, *, hint: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +14,10 @@ import structlog
 
 from sandbox_runtime.protocol.requests import CancelReason
 from workers import recovery, self_test
+from workers.capacity import Room, capacity_of
 from workers.contract.clock import timestamp
 from workers.contract.connection import connect
-from workers.contract.errors import Fault, StoreUnavailable
+from workers.contract.errors import Fault, NodeTaken, StoreUnavailable
 from workers.contract.jobs import new_id
 from workers.contract.queue import ControlChannel
 from workers.contract.sandboxes import NodeRecord
@@ -27,6 +29,7 @@ from workers.drivers.driver import Driver, DriverFault, DriverUnavailable, sandb
 from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
+from workers.lost_nodes import LostNodes
 from workers.pool import Pool
 from workers.publisher import Publisher
 from workers.reaper import Reaper
@@ -34,14 +37,18 @@ from workers.run_build import BuildRunner
 from workers.runner import Runner
 from workers.settings import Settings
 
+HEARTBEATS = 5
+"""As many may be missing before a node counts as not there."""
+
 LOCK_PATIENCE_S = 15.0
+LOCK_LOOK_S = 0.5
 REAP_ROUND_S = 10.0
 DEATHS_PAUSE_S = 0.5
 """Many sandboxes that die at once are looked at once."""
 
 IDLE_ROUND_S = 1.0
 POOL_ROUND_S = 0.5
-RECOVER_ROUND_S = 5.0
+RECOVER_ROUND_S = 2.0
 CHECK_ROUND_S = 2.0
 SELF_TEST_PAUSE_S = 5.0
 SPARE_CONNECTIONS = 16
@@ -49,15 +56,15 @@ SPARE_CONNECTIONS = 16
 log = structlog.get_logger(__name__)
 
 
-class NodeTaken(Exception):
-    """Another worker already serves this node."""
-
-
 class Node:
     """The composition root of a worker. Nothing starts before `start`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, *, read_placement: Callable[[bool], None] = lambda _: None
+    ) -> None:
+        """`read_placement`: has this worker read that queue, or leave it to others."""
         self._settings = settings
+        self._read_placement = read_placement
         client = connect(settings.store, max_connections=settings.job_limit + SPARE_CONNECTIONS)
         retention_s = settings.store.retention_s
         self._jobs = JobStore(client, retention_s=retention_s)
@@ -122,7 +129,21 @@ class Node:
             sandboxes=self.sandboxes,
             records=self._records,
         )
+        self._lost = LostNodes(
+            nodes=self._nodes,
+            jobs=self._jobs,
+            records=self._records,
+            stream=stream,
+            missing_s=max(0.0, settings.node_lost_s - settings.heartbeat_s * HEARTBEATS),
+        )
+        self._room = Room(
+            sandboxes=settings.sandbox_limit,
+            memory_reserve_mb=settings.memory_reserve_mb,
+            disk_reserve_mb=settings.defaults.disk_reserve_mb,
+        )
         self._epoch = new_id()
+        self._holder = ""
+        self._drained = False
         self._problem = "starting"
         self._next_self_test_s = 0.0
         self._warnings: list[str] = []
@@ -133,15 +154,13 @@ class Node:
     def start(self) -> None:
         """Takes the node, then starts its threads. Raises `NodeTaken`."""
         self._lock_file = take_node_lock(self._settings.state_dir)
-        try:
-            self._beat()  # What an earlier start of this node said of itself holds no longer.
-        except StoreUnavailable:
-            pass
+        self._holder = holder_of(self._settings.state_dir)
+        self._take_name()
         self._check_driver()
         for name, body in (
             ("control", self._control.run),
             ("settle", self._publisher.run_settling),
-            ("heartbeat", self._every(self._settings.heartbeat_s, self._beat)),
+            ("heartbeat", self._every(self._settings.heartbeat_s, self._beat_or_leave)),
             ("check", self._every(CHECK_ROUND_S, self._check)),
             ("lease", self._every(self._settings.renew_s, self._renew)),
             ("orphans", self._every(DEATHS_PAUSE_S, self._look_after)),
@@ -151,6 +170,21 @@ class Node:
         ):
             threading.Thread(target=body, name=name, daemon=True).start()
         log.info("node started", node=self._settings.node_id, driver=self._driver.name)
+
+    def _take_name(self) -> None:
+        """Raises `NodeTaken` where a worker elsewhere has it, and goes on having it."""
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while True:
+            try:
+                self._beat()  # What an earlier start of this node said of itself holds no longer.
+            except StoreUnavailable:
+                pass
+            except NodeTaken:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_LOOK_S)
+                continue
+            return
 
     def stop(self) -> None:
         """Lets all jobs go, for the next worker to resume; sandboxes stay."""
@@ -213,8 +247,20 @@ class Node:
         duration_ms = int((time.monotonic() - started_s) * 1000)
         log.info("self-test passed", engine=self._driver.engine, duration_ms=duration_ms)
 
+    def _beat_or_leave(self) -> None:
+        try:
+            self._beat()
+        except NodeTaken as fault:
+            # It was started while we could not reach Redis: two of one name would both own all.
+            log.critical("node's name is another's", node=self._settings.node_id)
+            self._problem = fault.message
+            os.kill(os.getpid(), signal.SIGTERM)
+
     def _beat(self) -> None:
-        self._nodes.beat(
+        capacity = capacity_of(self._settings.state_dir)
+        there = len(self.sandboxes) + len(self.sandboxes.pooled())
+        full = self._room.lacking(capacity, there)
+        self._drained = self._nodes.beat(
             NodeRecord(
                 id=self._settings.node_id,
                 driver=self._driver.name,
@@ -226,16 +272,25 @@ class Node:
                 job_limit=self._settings.job_limit,
                 heartbeat_at=timestamp(),
                 warnings=self._warnings,
+                drained=self._drained,
+                full=full,
+                sandbox_limit=self._settings.sandbox_limit,
+                **capacity._asdict(),
                 engine=self._driver.engine,
+                relay=self._settings.relay,
+                preview_url=self._settings.preview_url,
             ),
-            life_s=self._settings.heartbeat_s * 5,
+            life_s=self._settings.heartbeat_s * HEARTBEATS,
+            holder=self._holder,
         )
+        self.sandboxes.has_room = not full and not self._drained
+        self._read_placement(self.sandboxes.has_room)
 
     def _renew(self) -> None:
         lease_ms = int(self._settings.lease_s * 1000)
         for held in self._held.all():
-            lease = self._jobs.renew(held.job.id, held.job.fence, lease_ms)
-            if lease.is_forgotten:
+            lease = self._jobs.renew(held.job, lease_ms)
+            if lease.is_over:
                 held.cancel(CancelReason.SUPERSEDED)  # Nobody can read what it prints.
             if not lease.held:
                 held.release()
@@ -263,6 +318,9 @@ class Node:
             recovery.send_lost(self._jobs)
             self._nodes.count_places()
             self._jobs.release()
+            self._lost.look()
+        else:
+            self._lost.forget()
 
     def remove_all_sandboxes(self) -> int:
         """Removes every sandbox of this node, for good; how many. The node must not be running."""
@@ -290,6 +348,14 @@ def make_driver(settings: Settings) -> Driver:
         defaults=settings.defaults,
         ca_bundle=settings.ca_bundle,
     )
+
+
+def holder_of(state_dir: Path) -> str:
+    """What tells this node's worker, whenever it is started, from another of the same name."""
+    path = state_dir / "node.id"
+    if not path.exists():
+        path.write_text(new_id())
+    return path.read_text()
 
 
 def take_node_lock(state_dir: Path, *, patience_s: float = LOCK_PATIENCE_S) -> int:

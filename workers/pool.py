@@ -72,7 +72,7 @@ class Pool:
         Raises `StoreUnavailable`, `DriverFault`.
         """
         self._compare_with_redis()
-        wanted = self._wanted()
+        wanted = self._wanted() if self._sandboxes.has_room else {}
         ready: dict[str, list[Sandbox]] = {}
         for sandbox in self._sandboxes.pooled():
             ready.setdefault(pool_kind(sandbox.spec), []).append(sandbox)

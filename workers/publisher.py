@@ -26,9 +26,9 @@ from sandbox_runtime.protocol.events import Complete, Error, Numbered, RuntimeEv
 from sandbox_runtime.protocol.requests import CancelReason, ExecutionRequest
 from workers.acknowledger import Acknowledger
 from workers.contract.clock import timestamp
-from workers.contract.errors import StoreFull, StoreUnavailable
+from workers.contract.errors import JobNotFound, StoreFull, StoreUnavailable
 from workers.contract.events import JobEvent
-from workers.contract.jobs import StepRecord
+from workers.contract.jobs import Status, StepRecord
 from workers.contract.store import JobStore
 from workers.contract.stream import EventStream, NumberedEvent, Outcome
 from workers.held import HeldJob
@@ -232,11 +232,23 @@ class Publisher:
             return
         now = time.monotonic()
         for execution in there:
-            if not execution.running:
-                job_id, _, _ = execution.id.partition(".")
+            job_id, _, _ = execution.id.partition(".")
+            if execution.running and self._is_over(job_id):
+                # It was ended while this node was away.
+                with suppress(RuntimeFault):
+                    place.client.cancel(execution.id, CancelReason.SUPERSEDED)
+            elif not execution.running:
                 self._settling.append(
                     Settling(job_id, None, place.client, execution.id, execution.last_n, now)
                 )
+
+    def _is_over(self, job_id: str) -> bool:
+        try:
+            return self._jobs.get(job_id).status is Status.COMPLETED
+        except JobNotFound:
+            return True
+        except StoreUnavailable:
+            return False
 
     def stop(self) -> None:
         self._stopped.set()

@@ -98,7 +98,11 @@ class BuildRunner:
         self._publisher.patiently(held, lambda: self._jobs.drop_archive(held.job.id))
 
     def _run_in_sandbox(self, build: Build, *, resumed: bool) -> Complete | Error:
-        if resumed and build.has_begun and self._sandboxes.find(build.held.job.id) is None:
+        if (
+            resumed
+            and build.has_begun
+            and self._sandboxes.find(build.held.job.build_sandbox) is None
+        ):
             # In another one the steps would find nothing of what those before them have left.
             return build.end() or _sandbox_lost()
         sandbox = self._own_sandbox(build)
@@ -123,8 +127,8 @@ class BuildRunner:
         """Raises `DriverFault`."""
         job, asked = build.held.job, build.spec.sandbox
         sandbox = Sandbox(
-            id=job.id,
-            name=f"build-{job.id}",
+            id=job.build_sandbox,
+            name=f"build-{job.build_sandbox}",
             owner=job.owner,
             created_at=timestamp(),
             expires_at=later(timestamp(), build.spec.timeout_ms + SANDBOX_MARGIN_MS),
@@ -138,7 +142,7 @@ class BuildRunner:
                 labels={"coldframe/build": job.id},
             ),
         )
-        # It has the build's own id, so it is found however far an earlier making came.
+        # Its id follows from the build, so it is found however far an earlier making came.
         made = self._make_patiently(build, sandbox)
         self._publisher.patiently(build.held, lambda: self._jobs.set_sandbox(job.id, sandbox.id))
         return made
@@ -153,13 +157,15 @@ class BuildRunner:
             except DriverUnavailable as fault:
                 if build.time_left_ms() <= 1 or build.held.cancelled:
                     raise
-                log.warning("build waits for the engine", job_id=sandbox.id, reason=str(fault))
+                log.warning(
+                    "build waits for the engine", job_id=build.held.job.id, reason=str(fault)
+                )
             if build.held.let_go:
                 raise ClaimLost
             time.sleep(RETRY_S)
 
     def _remove_sandbox(self, held: HeldJob) -> None:
-        sandbox = self._sandboxes.find(held.job.id)
+        sandbox = self._sandboxes.find(held.job.build_sandbox)
         if sandbox is not None:
             self._publisher.patiently(held, lambda: self._sandboxes.remove(sandbox))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.contract.sandboxes import Network
-from workers.contract.settings import Environment, StoreSettings, store_settings
+from workers.contract.settings import Environment, StoreSettings, relay_address, store_settings
 
 DRIVERS = ("docker", "local")
 
@@ -45,11 +45,21 @@ class Settings:
     pool_max: int
     pool_languages: list[str]
     """Of which each of those has a kernel ready."""
+    sandbox_limit: int
+    """Of those that are here at a time, the pool's too."""
+    node_lost_s: float
+    """Without a heartbeat for so long, a node's jobs end, or run elsewhere."""
+    memory_reserve_mb: int
+    """With less of the machine's memory free, no sandbox is made."""
     defaults: SandboxDefaults
     ca_bundle: Path | None
     """Certificates that sandboxes trust; None leaves the image's own."""
     local_python: Path | None
     """Driver local: the Python that user code gets."""
+    relay: str
+    """`host:port` where the web finds this node's relay; empty: on a socket of its machine."""
+    preview_url: str
+    """How this node's previews are called; empty: as the web's settings say."""
     lease_s: float = 30.0
     renew_s: float = 5.0
     heartbeat_s: float = 2.0
@@ -71,6 +81,9 @@ class Settings:
             pool_min=environment.integer("COLDFRAME_POOL_MIN", 1),
             pool_max=environment.integer("COLDFRAME_POOL_MAX", 8),
             pool_languages=environment.text("COLDFRAME_POOL_LANGUAGES", "python").split(),
+            sandbox_limit=environment.integer("COLDFRAME_NODE_SANDBOXES", 256, at_least=1),
+            node_lost_s=environment.number("COLDFRAME_NODE_LOST_S", 25.0, at_least=10.0),
+            memory_reserve_mb=environment.integer("COLDFRAME_MEMORY_RESERVE_MB", 512),
             defaults=SandboxDefaults(
                 cpus=environment.number("COLDFRAME_SANDBOX_CPUS", 1.0, at_least=0.01),
                 memory_mb=environment.integer("COLDFRAME_SANDBOX_MEMORY_MB", 1024, at_least=64),
@@ -87,6 +100,8 @@ class Settings:
             ),
             ca_bundle=Path(bundle) if Path(bundle).is_file() else None,
             local_python=Path(local_python) if local_python else None,
+            relay=relay_address(environment),
+            preview_url=environment.text("COLDFRAME_PREVIEW_URL", ""),
         )
         environment.check()
         return settings

@@ -13,7 +13,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore
 
 from workers.contract.jobs import JobKind
-from workers.contract.queue import PLACE_TASK, PRUNE_TASK, task_name
+from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUE, PRUNE_TASK, task_name
 from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
 
@@ -51,6 +51,32 @@ class Starts:
         dispatcher = getattr(consumer, "event_dispatcher", None)
         if dispatcher is not None:
             dispatcher.send("task-started", uuid=task_id, timestamp=started_at)
+
+
+class PlacementQueue:
+    """Has this worker read `placement`, or leave it to nodes that have room."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+
+    def listen(self, sender: Any, **_: Any) -> None:
+        """For Celery's signal `worker_ready`, which comes with the consumer."""
+        self._consumer = sender
+
+    def read(self, wanted: bool) -> None:
+        """Again and again: a consumer that lost its broker reads again what it was told not to."""
+        if self._consumer is not None:
+            self._consumer.call_soon(self._change, wanted)
+
+    def _change(self, wanted: bool) -> None:
+        """On the thread of Celery's loop."""
+        reading = self._consumer.task_consumer
+        if reading is None or reading.consuming_from(PLACEMENT_QUEUE) == wanted:
+            return
+        if wanted:
+            self._consumer.add_task_queue(PLACEMENT_QUEUE)
+        else:
+            self._consumer.cancel_task_queue(PLACEMENT_QUEUE)
 
 
 def register(

@@ -12,7 +12,8 @@ import redis
 from sandbox_runtime.protocol.client import RuntimeClient
 from tests.client import Client, Received, check_stream, stdout_of, wait_for
 from tests.platform import Platform
-from workers.node import NodeTaken, take_node_lock
+from workers.contract.errors import NodeTaken
+from workers.node import take_node_lock
 from workers.sandbox_directory import SandboxDirectory
 
 COUNT = "for i in $(seq 120); do echo $i; sleep 0.05; done"

@@ -39,7 +39,8 @@ class Bench:
         self._boxes: dict[tuple[str, str], Sandbox] = {}
 
     def places(self, count: int, node: str = NODE) -> None:
-        self.nodes.beat(NodeRecord(id=node, driver="docker", ready=True, job_limit=count), 60)
+        record = NodeRecord(id=node, driver="docker", ready=True, job_limit=count)
+        self.nodes.beat(record, 60, holder=node)
 
     def submit(
         self,

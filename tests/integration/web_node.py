@@ -144,7 +144,7 @@ class FakeNode:
             job_limit=64,
             heartbeat_at=NOW,
         )
-        self.nodes.beat(record, life_s=5)
+        self.nodes.beat(record, life_s=5, holder=NODE)
 
     def _hear(self) -> None:
         for message in self.control.receive(NODE, 0.1):
@@ -234,7 +234,7 @@ class FakeNode:
     def _hold(self, claim: Claim) -> JobEvent:
         while not self.let_go.wait(0.02):
             try:
-                lease = self.jobs.renew(claim.job.id, claim.job.fence, LEASE_MS)
+                lease = self.jobs.renew(claim.job, LEASE_MS)
             except Fault:
                 continue
             if lease.cancel:

@@ -14,6 +14,7 @@ from web.contents import decoded, encoded
 from web.door import Door
 from web.errors import AnswerTooLarge, InvalidField
 from web.operations import Operation, json_answer, no_content
+from web.relays import Relays
 from web.requests import check
 from web.schemas_ports import (
     ExposeRequest,
@@ -25,7 +26,7 @@ from web.schemas_ports import (
     port_view,
 )
 from workers.contract.ports import Port, PortStore
-from workers.contract.previews import PreviewAddress, new_token
+from workers.contract.previews import new_token
 from workers.contract.sandboxes import Sandbox
 from workers.contract.store import SandboxStore
 
@@ -46,13 +47,13 @@ class PortRoutes:
         door: Door,
         ports: PortStore,
         sandboxes: SandboxStore,
-        address: PreviewAddress,
+        relays: Relays,
         now: Callable[[], str],
     ) -> None:
         self._door = door
         self._ports = ports
         self._sandboxes = sandboxes
-        self._address = address
+        self._relays = relays
         self._now = now
 
     def operations(self) -> list[Operation]:
@@ -78,7 +79,7 @@ class PortRoutes:
         def act(sandbox: Sandbox, calls: RuntimeCalls) -> PortView:
             port = self._ports.expose(sandbox.id, wanted, keep_token=given is None)
             calls.look_at_exposures()
-            return port_view(port, sandbox.id, self._address)
+            return port_view(port, sandbox.id, self._relays.previews_of(sandbox.node))
 
         return json_answer(self._door.use(owner, name, act), 201)
 
@@ -86,7 +87,9 @@ class PortRoutes:
         """The exposed ports, with their URLs."""
         sandbox = self._sandboxes.by_name(owner, name)
         ports = self._ports.all_of(sandbox.id)
-        views = [port_view(port, sandbox.id, self._address) for port in ports]
+        views = [
+            port_view(port, sandbox.id, self._relays.previews_of(sandbox.node)) for port in ports
+        ]
         return json_answer(PortsPage(ports=views))
 
     def close(self, owner: str, name: str, port: str) -> Response:

@@ -14,9 +14,9 @@ from sandbox_runtime.protocol.terminals import ID_PATTERN, TerminalInfo, Termina
 from web.door import Door
 from web.errors import RuntimeRefused
 from web.operations import Operation, json_answer, no_content, reaching_in
+from web.relays import Relays
 from web.schemas_terminals import TerminalRequest, TerminalsPage, TerminalView
 from web.shells import shell_of
-from workers.contract.previews import PreviewAddress
 from workers.contract.sandboxes import Sandbox
 from workers.contract.store import SandboxStore
 from workers.contract.terminals import TerminalStore
@@ -31,12 +31,12 @@ class TerminalRoutes:
         door: Door,
         sandboxes: SandboxStore,
         terminals: TerminalStore,
-        address: PreviewAddress,
+        relays: Relays,
     ) -> None:
         self._door = door
         self._sandboxes = sandboxes
         self._terminals = terminals
-        self._address = address
+        self._relays = relays
 
     def operations(self) -> list[Operation]:
         all_of = "/v1/sandboxes/{name}/terminals"
@@ -83,5 +83,5 @@ class TerminalRoutes:
         return infos
 
     def _view(self, sandbox: Sandbox, info: TerminalInfo) -> TerminalView:
-        url = self._terminals.name(sandbox.id, info.id).url(self._address)
+        url = self._terminals.name(sandbox.id, info.id).url(self._relays.previews_of(sandbox.node))
         return TerminalView(**msgspec.structs.asdict(info), url=url)

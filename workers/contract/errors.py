@@ -3,6 +3,9 @@
 Fault
 ├── StoreUnavailable        Redis cannot be reached, or refuses
 ├── StoreFull               Redis is near its memory limit
+├── NodeNotFound / NodeRunning    no node has this name; it cannot be removed while it is there
+├── NodeTaken               another worker has this node's name
+├── NoCapacity              the nodes have no room for another sandbox
 ├── NoNode                  no node that is ready could take a sandbox
 ├── ImageNotFound           no node has an image of this name
 ├── SandboxNotFound
@@ -56,6 +59,33 @@ class NoNode(Fault):
 
     code = "no_node"
     hint = "Start a worker, or look at GET /readyz for what is missing on it (Docker, image)."
+
+
+class NodeNotFound(Fault):
+    """No node has this name, or it was removed."""
+
+    code = "node_not_found"
+
+
+class NodeRunning(Fault):
+    """A node whose worker is there cannot be removed."""
+
+    code = "node_running"
+    hint = "End its worker first; drain it before, to end none of its sandboxes."
+
+
+class NodeTaken(Fault):
+    """Another worker serves the node of this name."""
+
+    code = "node_taken"
+    hint = "Give each worker a COLDFRAME_NODE of its own, or end the other one."
+
+
+class NoCapacity(Fault):
+    """The nodes that are ready have no room for another sandbox."""
+
+    code = "no_capacity"
+    hint = "Send the request again later; GET /v1/nodes says what each node lacks."
 
 
 class ImageNotFound(Fault):

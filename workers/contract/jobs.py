@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import secrets
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ DEFAULT_TIMEOUT_MS = 60 * 60 * 1000
 MAX_TIMEOUT_MS = 24 * 60 * 60 * 1000
 DEFAULT_OUTPUT_LIMIT_BYTES = 16 * 1024 * 1024
 MAX_STEPS = 100
+MAX_RETRIES = 10
 
 
 class JobKind(StrEnum):
@@ -93,6 +95,8 @@ class BuildSpec(_Value, frozen=True, tag="build", tag_field="kind"):
     env: dict[str, str] = {}
     timeout_ms: int = DEFAULT_TIMEOUT_MS
     output_limit_bytes: int = DEFAULT_OUTPUT_LIMIT_BYTES
+    retries: int = 0
+    """How often it may be run again from its beginning, where its node is lost."""
     sandbox: BuildSandbox = BuildSandbox()
 
 
@@ -157,13 +161,27 @@ class Job(_Value, frozen=True):
     completed_at: str | None = None
 
     @property
+    def build_sandbox(self) -> str:
+        """The id of the sandbox that a build has for itself, in this attempt: known to all."""
+        return self.id if self.attempt == 1 else _id_from(f"{self.id}.{self.attempt}")
+
+    @property
     def session(self) -> str | None:
         return self.spec.session if isinstance(self.spec, ExecSpec) else None
 
 
 def new_id() -> str:
     """128 random bits in lower-case base32: 26 characters that fit host names, labels, paths."""
-    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
+    return _text_of(secrets.token_bytes(16))
+
+
+def _id_from(text: str) -> str:
+    """Always the same, and nobody else's."""
+    return _text_of(hashlib.sha256(text.encode()).digest()[:16])
+
+
+def _text_of(bits: bytes) -> str:
+    return base64.b32encode(bits).decode().rstrip("=").lower()
 
 
 def line_of(sandbox_id: str, spec: ExecSpec | CodeSpec) -> str | None:

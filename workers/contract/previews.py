@@ -54,9 +54,14 @@ class PreviewAddress:
         return f"{self.scheme}://{name.port}-{name.sandbox_id}-{name.token}.{self._authority}/"
 
     @property
-    def websocket_origin(self) -> str:
+    def origin(self) -> str:
         """Of what is no sandbox's own."""
-        return f"{self.scheme.replace('http', 'ws')}://{self._authority}"
+        return f"{self.scheme}://{self._authority}"
+
+    @property
+    def websocket_origin(self) -> str:
+        """As `origin`, for WebSockets."""
+        return self.origin.replace("http", "ws", 1)
 
     def of_host(self, authority: str) -> PreviewName | None:
         """What a request's Host names, where it is a preview's."""
@@ -86,6 +91,11 @@ def preview_address(environment: Environment) -> PreviewAddress:
     """COLDFRAME_PREVIEW_URL, such as `https://preview.example.com`. Raises `InvalidSettings`."""
     listens_on = environment.integer("COLDFRAME_PREVIEW_PORT", DEFAULT_PREVIEW_PORT, at_least=1)
     text = environment.text("COLDFRAME_PREVIEW_URL", f"http://localhost:{listens_on}")
+    return parse_preview_url(text)
+
+
+def parse_preview_url(text: str) -> PreviewAddress:
+    """Raises `InvalidSettings`."""
     try:
         parts = urlsplit(text)
         port = parts.port

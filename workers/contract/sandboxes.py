@@ -146,6 +146,25 @@ class NodeRecord(_Value, frozen=True):
     warnings: list[str] = []
     engine: str = ""
     """What makes its sandboxes, with its version."""
+    relay: str = ""
+    """`host:port` where its relay listens for the web; empty: on a socket of the web's machine."""
+    drained: bool = False
+    """It was told to take nothing new."""
+    full: str = ""
+    """Why it takes nothing new, for a person; empty where it does."""
+    sandbox_limit: int = 0
+    cpus: int = 0
+    memory_mb: int = 0
+    memory_free_mb: int = 0
+    disk_mb: int = 0
+    disk_free_mb: int = 0
+    preview_url: str = ""
+    """How its previews and terminals are called; empty: as the web's settings say."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes new sandboxes and builds."""
+        return self.ready and not self.drained and not self.full
 
 
 def runtime_context(sandbox: Sandbox, context: ContextRecord) -> CodeContext:

@@ -81,3 +81,12 @@ def store_settings(environment: Environment) -> StoreSettings:
         redis_url=environment.text("COLDFRAME_REDIS_URL", DEFAULT_REDIS_URL),
         retention_s=environment.integer("COLDFRAME_RETENTION_S", 6 * 3600, at_least=60),
     )
+
+
+def relay_address(environment: Environment) -> str:
+    """Where a node's relay listens for a web on another machine; empty: it does not."""
+    text = environment.text("COLDFRAME_RELAY_ADDRESS", "")
+    host, _, port = text.rpartition(":")
+    if text and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise InvalidSettings("COLDFRAME_RELAY_ADDRESS must be like 10.0.0.7:8702")
+    return text

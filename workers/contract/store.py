@@ -26,8 +26,11 @@
     cf:sandbox-names:<owner>     hash    name → id
     cf:pool:<kind>               list    `<id> <node> <bootId>` of sandboxes that are ready
     cf:pools                     set     the kinds that there ever were
-    cf:nodes                     set     ids of all nodes ever seen
+    cf:nodes                     set     ids of all nodes ever seen and not removed
+    cf:drained-nodes             set     those that are to take nothing new
+    cf:removed-nodes             set     those that the leader is to forget
     cf:node:<id>                 string  the node's heartbeat, as JSON; gone when it stops
+    cf:node:<id>:holder          string  the worker that has this name; expires with the heartbeat
     cf:node:<id>:sandboxes       set     sandboxes that it owns
     cf:node:<id>:control         stream  what it is told; see `queue.py`
     cf:leader                    string  the worker that looks after the open jobs of all
@@ -53,6 +56,7 @@ from workers.contract.errors import (
     IdempotencyConflict,
     JobNotFound,
     LineFull,
+    NodeTaken,
     SandboxNotFound,
     SandboxNotRunning,
     SessionExists,
@@ -135,8 +139,8 @@ class Claim(NamedTuple):
 class Lease(NamedTuple):
     held: bool
     cancel: str | None = None
-    is_forgotten: bool = False
-    """Redis has no record of the job: it was emptied."""
+    is_over: bool = False
+    """It has ended without us, or runs elsewhere; or Redis was emptied, and has no record of it."""
 
 
 class Cancelled(NamedTuple):
@@ -188,6 +192,7 @@ class JobStore:
         self._cancel = load_script(client, "cancel")
         self._send = load_script(client, "send")
         self._release = load_script(client, "release")
+        self._retry = load_script(client, "retry")
 
     def submit(
         self,
@@ -298,11 +303,12 @@ class JobStore:
         sandbox = _sandbox(sandbox_fields) if b"id" in sandbox_fields else None
         return Claim(job, job.fence > 1, sandbox, _seat(job.kind, answer[3]))
 
-    def renew(self, job_id: str, fence: int, lease_ms: int) -> Lease:
+    def renew(self, job: Job, lease_ms: int) -> Lease:
+        """By the node that the job's claim is for."""
         with store_errors():
-            answer = self._renew([f"cf:job:{job_id}"], [fence, lease_ms])
+            answer = self._renew([f"cf:job:{job.id}"], [job.fence, lease_ms, job.node or ""])
         if answer[0] != b"held":
-            return Lease(False, is_forgotten=answer[0] == b"missing")
+            return Lease(False, is_over=answer[0] == b"over")
         return Lease(True, answer[1].decode() or None)
 
     def set_cancel(self, job_id: str, why: str) -> Cancelled:
@@ -377,6 +383,16 @@ class JobStore:
         queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
         with store_errors():
             self._send(args=[job.id, task_name(job.kind), queue])
+
+    def retry(self, job: Job, lost_node: str, *, most_attempts: int) -> bool:
+        """Has a job run again that ran on a node that is lost. False where it may not."""
+        steps = [StepRecord(name=step.name) for step in job.steps]
+        with store_errors():
+            answer = self._retry(
+                [f"cf:job:{job.id}"],
+                [job.id, lost_node, most_attempts, msgspec.json.encode(steps)],
+            )
+        return bool(answer)
 
     def release(self) -> None:
         """Sends what waits for a place that there is: nodes and limits may have changed."""
@@ -782,18 +798,72 @@ class NodeStore:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
+        self._beat = load_script(client, "beat")
 
-    def beat(self, node: NodeRecord, life_s: float) -> None:
+    def beat(self, node: NodeRecord, life_s: float, *, holder: str) -> bool:
+        """Says that a node is there, for so long; whether it is to be drained.
+
+        `holder` is who has the node's name, the same after a restart. Raises `NodeTaken`.
+        """
+        record, life_ms = msgspec.json.encode(node), int(life_s * 1000)
         with store_errors():
-            pipeline = self._client.pipeline(transaction=False)
-            pipeline.sadd("cf:nodes", node.id)
-            pipeline.set(f"cf:node:{node.id}", msgspec.json.encode(node), px=int(life_s * 1000))
-            pipeline.hset("cf:queue-places", node_queue(node.id), node.job_limit)
-            pipeline.execute()
+            answer = self._beat(
+                [f"cf:node:{node.id}", f"cf:node:{node.id}:holder"],
+                [node.id, record, life_ms, holder, node.job_limit],
+            )
+        if answer[0] == b"taken":
+            raise NodeTaken(f"Another worker is the node {node.id}.")
+        return bool(answer[1])
 
     def leave(self, node_id: str) -> None:
         with store_errors():
-            self._client.delete(f"cf:node:{node_id}")
+            self._client.delete(f"cf:node:{node_id}", f"cf:node:{node_id}:holder")
+
+    def missing(self) -> set[str]:
+        """The nodes that were there, and whose heartbeat has expired."""
+        there = {node.id for node in self.all()}
+        with store_errors():
+            return {raw.decode() for raw in self._client.smembers("cf:nodes")} - there
+
+    def set_drained(self, node_id: str, drained: bool) -> None:
+        """Whether the node is to take nothing new. It finds out with its next heartbeat."""
+        with store_errors():
+            if drained:
+                self._client.sadd("cf:drained-nodes", node_id)
+            else:
+                self._client.srem("cf:drained-nodes", node_id)
+
+    def set_removed(self, node_id: str) -> None:
+        """Asks the leader to forget a node, with all that it had."""
+        with store_errors():
+            self._client.sadd("cf:removed-nodes", node_id)
+
+    def to_be_removed(self) -> set[str]:
+        with store_errors():
+            return {raw.decode() for raw in self._client.smembers("cf:removed-nodes")}
+
+    def exists(self, node_id: str) -> bool:
+        """Whether there ever was a node of this name that was not removed."""
+        with store_errors():
+            return bool(self._client.sismember("cf:nodes", node_id))
+
+    def forget(self, node_id: str) -> None:
+        with store_errors():
+            pipeline = self._client.pipeline(transaction=True)
+            pipeline.srem("cf:nodes", node_id)
+            pipeline.srem("cf:drained-nodes", node_id)
+            pipeline.srem("cf:removed-nodes", node_id)
+            pipeline.hdel("cf:queue-places", node_queue(node_id))
+            pipeline.delete(
+                node_queue(node_id), f"cf:node:{node_id}:sandboxes", f"cf:node:{node_id}:control"
+            )
+            pipeline.execute()
+
+    def find(self, node_id: str) -> NodeRecord | None:
+        """None where its heartbeat has expired."""
+        with store_errors():
+            record = self._client.get(f"cf:node:{node_id}")
+        return _node_decoder.decode(record) if record else None
 
     def all(self) -> list[NodeRecord]:
         """The nodes whose heartbeat has not expired."""
@@ -806,7 +876,7 @@ class NodeStore:
 
     def count_places(self) -> None:
         """Notes how many jobs all nodes together can run, which is what `placement` has."""
-        places = sum(node.job_limit for node in self.all() if node.ready)
+        places = sum(node.job_limit for node in self.all() if node.has_room)
         with store_errors():
             self._client.hset("cf:queue-places", PLACEMENT_QUEUE, places)
 
