@@ -23,6 +23,7 @@ from bench.measure_neighbours import measure_neighbours
 from bench.measure_previews import measure_previews
 from bench.measure_readers import measure_readers
 from bench.measure_streaming import measure_streaming
+from bench.measure_tenants import measure_tenants
 from bench.measure_volleys import measure_volleys
 from bench.measure_warm import measure_warm
 from bench.processes import environment_of, platform_processes
@@ -47,6 +48,7 @@ MEASUREMENTS: dict[str, Callable[[Site], Part]] = {
     "previews": measure_previews,
     "memory": measure_memory,
     "neighbours": measure_neighbours,
+    "tenants": measure_tenants,
     "idle": measure_idle,
 }
 

@@ -106,6 +106,19 @@ class Api:
         answer = self._call("POST", f"/v1/sandboxes/{sandbox}/exec", body, _ASYNC)
         return str(answer["id"])
 
+    def start_program(self, sandbox: str, argv: list[str]) -> None:
+        """Returns when it is accepted."""
+        self._call("POST", f"/v1/sandboxes/{sandbox}/exec", {"argv": argv}, _ASYNC)
+
+    def make_key(self, owner: str, jobs_at_once: int | None) -> tuple[str, str]:
+        """Its id, and the key."""
+        limits = {} if jobs_at_once is None else {"jobsAtOnce": jobs_at_once}
+        answer = self._call("POST", "/v1/keys", {"owner": owner, "limits": limits})
+        return str(answer["id"]), str(answer["key"])
+
+    def revoke_key(self, key_id: str) -> None:
+        self._call("DELETE", f"/v1/keys/{key_id}")
+
     def cancel_job(self, job_id: str) -> None:
         self._call("POST", f"/v1/jobs/{job_id}/cancel")
 

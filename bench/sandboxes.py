@@ -26,6 +26,11 @@ class Sandboxes:
         self._names.append(name)
         return name
 
+    def new_owner(self) -> str:
+        """A name that nobody has."""
+        self._made += 1
+        return f"bench-{self._run_id}-{self._made}"
+
     def make(self, api: Api) -> Sandbox:
         return api.put_sandbox(self.new_name())
 

@@ -18,6 +18,7 @@ class Sizes:
     reader_counts: tuple[int, ...]
     reader_exec_rounds: int
     neighbour_rounds: int
+    heaped_jobs: int
     idle_sandboxes: int
     preview_rounds: int
 
@@ -30,6 +31,7 @@ FULL = Sizes(
     reader_counts=(200, 1000),
     reader_exec_rounds=50,
     neighbour_rounds=200,
+    heaped_jobs=5000,
     idle_sandboxes=200,
     preview_rounds=3,
 )
@@ -42,6 +44,7 @@ QUICK = Sizes(
     reader_counts=(20, 100),
     reader_exec_rounds=5,
     neighbour_rounds=20,
+    heaped_jobs=200,
     idle_sandboxes=5,
     preview_rounds=1,
 )

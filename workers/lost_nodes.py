@@ -14,7 +14,7 @@ import structlog
 from sandbox_runtime.protocol.events import Error
 from workers.contract.clock import timestamp
 from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailable
-from workers.contract.jobs import BuildSpec, Job, JobError
+from workers.contract.jobs import BuildSpec, Job, JobError, Status
 from workers.contract.sandboxes import SandboxState
 from workers.contract.store import THERE, JobStore, NodeStore, SandboxStore
 from workers.contract.stream import EventStream, NumberedEvent, Writer
@@ -105,9 +105,12 @@ class LostNodes:
         sent = (job.id for job in self._jobs.sent_jobs() if job.node == node)
         for job_id in dict.fromkeys((*of_sandboxes, *sent)):
             try:
-                yield self._jobs.get(job_id)
+                job = self._jobs.get(job_id)
             except JobNotFound:
-                pass
+                continue
+            # A build that runs elsewhere by now had a sandbox here.
+            if job.status is not Status.COMPLETED and job.node in (None, node):
+                yield job
 
     def _is_retried(self, job: Job, node: str) -> bool:
         """Only a build can run elsewhere: other jobs are about a sandbox that is there."""
@@ -122,7 +125,8 @@ class LostNodes:
             error=f"The node {node} does not answer.",
             hint=LOST_HINT,
         )
-        writer = Writer(job.id, job.line, job.sandbox_id, None)
+        sandbox_id = job.build_sandbox if isinstance(job.spec, BuildSpec) else job.sandbox_id
+        writer = Writer(job.id, job.line, sandbox_id, None)
         self._stream.append(writer, CLOSE, [NumberedEvent(1, error)])
 
     def _give_up_build_sandbox(self, job: Job) -> None:

@@ -194,8 +194,9 @@ class Publisher:
         if appended.outcome is Outcome.HOLE:
             log.warning("redis forgot events", job_id=held.job.id, last_n=appended.last_n)
             self.patiently(held, lambda: self._resume(held))
-        if appended.outcome is Outcome.MISSING:
-            held.cancel(CancelReason.SUPERSEDED)  # Redis was emptied: nobody wants its output.
+        if appended.outcome in (Outcome.MISSING, Outcome.COMPLETED):
+            # Redis was emptied, or the job was ended elsewhere: nobody wants its output.
+            held.cancel(CancelReason.SUPERSEDED)
         if appended.outcome is not Outcome.OK:
             raise ClaimLost
 

@@ -112,6 +112,19 @@ class Bench:
         assert claim is not None
         return claim
 
+    def has_sandbox(self, claim: Claim) -> None:
+        """Makes a build's own, as its node does."""
+        own = Sandbox(
+            id=claim.job.build_sandbox,
+            name=f"build-{claim.job.build_sandbox}",
+            owner="ann",
+            spec=SandboxSpec(),
+            created_at=NOW,
+        )
+        self.records.find_or_create(own, may_be_ready=False)
+        self.records.claim_for_node(own.id, "node-2")
+        self.jobs.set_sandbox(claim.job.id, own.id)
+
     def tell(self, claim: Claim, n: int = 1) -> Outcome:
         job = claim.job
         writer = Writer(job.id, job.line, job.sandbox_id, job.fence)
@@ -191,18 +204,21 @@ def test_time_in_which_redis_is_away_does_not_count(
 def test_a_build_that_may_be_retried_runs_again_elsewhere_from_its_beginning(bench: Bench) -> None:
     build = bench.build(retries=1)
     first = bench.claim(build)
+    bench.has_sandbox(first)
     bench.tell(first)
     bench.end_node()
     bench.wait(MISSING_S + 1)
     queued = bench.jobs.get(build.id)
     second = bench.claim(build, node="node-1")
     told = bench.tell(second)
+    bench.lost.look()
     of_the_first = bench.tell(first, n=2)
     lease = bench.jobs.renew(first.job, LEASE_MS)
 
     assert (queued.status, queued.attempt, queued.node) == (Status.QUEUED, 2, None)
     assert (told, of_the_first) == (Outcome.OK, Outcome.FENCED)
     assert bench.kinds(build) == [("1-1", "start"), ("2-1", "start")]
+    assert bench.records.get(build.id).state is SandboxState.REMOVING
     assert first.job.build_sandbox == build.id
     assert second.job.build_sandbox not in (build.id, bench.box.id)
     assert (lease.held, lease.is_over) == (False, True)
