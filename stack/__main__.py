@@ -42,7 +42,7 @@ def _run(stack: Stack, command: str, program: str | None) -> int:
         case "up":
             stack.up()
             if stack.settings.tour:
-                tour.show(stack)
+                _show_tour(stack)
             print(_directions(stack))
         case "down":
             stack.down()
@@ -53,12 +53,16 @@ def _run(stack: Stack, command: str, program: str | None) -> int:
         case "logs":
             _follow_logs(stack, program)
         case "tour":
-            tour.show(stack)
+            _show_tour(stack)
         case "prepare":
             stack.prepare()
         case "clean":
             stack.clean()
     return 0
+
+
+def _show_tour(stack: Stack) -> None:
+    tour.show(stack.client_env, stack.chosen_driver(), stack.settings.state_dir / "tour")
 
 
 def _directions(stack: Stack) -> str:
