@@ -10,7 +10,7 @@ UV := uv==0.13.9
 LOCAL_PYTHON := --for-others $(STATE)/local-python=container/sandbox/user-requirements.txt
 WITH_LOCAL_PYTHON := $(if $(COLDFRAME_LOCAL_PYTHON),,$(if $(filter local,$(COLDFRAME_DRIVER)),$(LOCAL_PYTHON)))
 
-.PHONY: help up node certificates down status logs engine image key check test bench lock clean python environment dev-environment
+.PHONY: help up node certificates down status logs engine image services-image key check test bench lock clean python environment dev-environment
 
 help:
 	@echo "make up        start the platform on this machine, then a short tour"
@@ -22,6 +22,7 @@ help:
 	@echo "make engine    install and start a Docker engine (root, Debian)"
 	@echo "make image     add an image of your own (make image NAME=mine FROM=path/of/Dockerfile or archive)"
 	@echo "make key       an API key for somebody (make key OWNER=alice SCOPES=read,run)"
+	@echo "make services-image   build the image of docker-compose.yml, without a registry too"
 	@echo "make check     format, lint, types, imports, unit tests: under a minute"
 	@echo "make test      all tests, with all that they need"
 	@echo "make chaos     kill at random what runs, and count (SEED=7 ROUNDS=1000)"
@@ -53,6 +54,9 @@ image: environment
 
 key: environment
 	@$(PY) -m web create-key --owner "$(OWNER)" --scopes "$(or $(SCOPES),read,run)"
+
+services-image: environment
+	@$(PY) -m container.services_image
 
 check: dev-environment
 	.venv/bin/ruff format --check .

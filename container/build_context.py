@@ -12,6 +12,8 @@ from container.errors import BuildInputsInvalid
 
 TAG_LENGTH = 12  # hex digits: 48 bits, and `docker images` stays readable
 RUNTIME = "sandbox_runtime"
+SERVICE_PACKAGES = ("container", "relay", RUNTIME, "stack", "web", "workers")
+REQUIREMENTS = "requirements.txt"
 DOCKERFILE = "Dockerfile"
 CA_BUNDLE = "ca-bundle.crt"
 
@@ -72,6 +74,19 @@ def runtime_context(*, image_dir: Path, runtime_dir: Path, ca_pem: bytes) -> Bui
     return BuildContext("coldframe/runtime", files)
 
 
+def services_context(*, repository: Path, ca_pem: bytes) -> BuildContext:
+    """Of the image of docker-compose.yml's services: what .dockerignore lets through."""
+    files = {
+        DOCKERFILE: (repository / "container" / "services" / DOCKERFILE).read_bytes(),
+        REQUIREMENTS: (repository / REQUIREMENTS).read_bytes(),
+        CA_BUNDLE: ca_pem,
+    }
+    for package in SERVICE_PACKAGES:
+        for path in _files_below(repository / package):
+            files[f"{package}/{path}"] = (repository / package / path).read_bytes()
+    return BuildContext("coldframe/services", files)
+
+
 def base_image(dockerfile: str) -> str:
     """What the Dockerfile's first FROM names."""
     found = re.search(r"^FROM\s+(\S+)", dockerfile, re.MULTILINE)
@@ -92,8 +107,12 @@ def _runtime_files(runtime_dir: Path) -> Iterator[PurePosixPath]:
             f"{runtime_dir} holds no runtime: there is no __main__.py.",
             hint="Run this from a complete checkout of Coldframe.",
         )
-    for path in runtime_dir.rglob("*"):
-        relative = path.relative_to(runtime_dir)
+    yield from _files_below(runtime_dir)
+
+
+def _files_below(directory: Path) -> Iterator[PurePosixPath]:
+    for path in directory.rglob("*"):
+        relative = path.relative_to(directory)
         if path.is_file() and not _is_left_out(relative):
             yield PurePosixPath(relative)
 

@@ -113,10 +113,10 @@ def _is_web(transport: asyncio.BaseTransport) -> bool:
 
 
 def _listen_inside(path: Path) -> socket.socket:
-    """A listening socket that only its owner may connect to."""
+    """A listening socket that only its owner may connect to, and the group of its own."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o177)
+    before = os.umask(0o117)
     try:
         listener.bind(str(path))
     finally:

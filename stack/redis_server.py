@@ -27,7 +27,7 @@ MEMORY_LIMIT_BYTES = 2 * 1024**3
 _CONFIG = """\
 port 0
 unixsocket "{socket}"
-unixsocketperm 600
+unixsocketperm {mode:o}
 daemonize no
 dir "{directory}"
 appendonly yes
@@ -54,11 +54,16 @@ def server_program(directory: Path) -> Program:
     """The program that serves `directory`, which is made where it is not there."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     config_path = directory / "redis.conf"
-    config = _CONFIG.format(
-        socket=socket_path(directory), directory=directory, memory_bytes=memory_limit_bytes()
+    text = config(socket=socket_path(directory), directory=directory)
+    write_private(config_path, text)
+    return redis_program(server_binary(), config_path, version=text)
+
+
+def config(*, socket: Path, directory: Path, mode: int = 0o600) -> str:
+    """Of a server that keeps its data in `directory` and listens on `socket`, with that mode."""
+    return _CONFIG.format(
+        socket=socket, mode=mode, directory=directory, memory_bytes=memory_limit_bytes()
     )
-    write_private(config_path, config)
-    return redis_program(server_binary(), config_path, version=config)
 
 
 def server_binary() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from workers.contract.settings import Environment, InvalidSettings
 DEFAULT_STATE_DIR = ".coldframe"
 DEFAULT_PORT = 8700
 DRIVERS = ("", "docker", "local")
+MIN_PASSWORD_LENGTH = 24
 
 _PREFIX = "COLDFRAME_"
 # These are ours or a client's: a program that got them would differ from shell to shell.
@@ -121,3 +122,36 @@ class StackSettings:
     @property
     def relay_socket(self) -> Path:
         return self.run_dir / "relay.sock"
+
+
+@dataclass(frozen=True)
+class RedisServiceSettings:
+    """What the Redis of docker-compose.yml is told."""
+
+    socket: Path
+    """Where it listens for the other services."""
+    data_dir: Path
+    passwords: Mapping[str, str] = field(repr=False)
+    """By the name of their user."""
+
+    @classmethod
+    def from_env(
+        cls, users: Sequence[str], environ: Mapping[str, str] = os.environ
+    ) -> RedisServiceSettings:
+        """Raises `InvalidSettings` with all that is wrong."""
+        environment = Environment(environ)
+        names = {user: f"COLDFRAME_REDIS_{user.upper()}_PASSWORD" for user in users}
+        settings = cls(
+            socket=Path(environment.required("COLDFRAME_REDIS_SOCKET")),
+            data_dir=Path(environment.required("COLDFRAME_STATE_DIR")),
+            passwords={user: environment.required(name) for user, name in names.items()},
+        )
+        environment.check()
+        short = [
+            names[user] for user in users if len(settings.passwords[user]) < MIN_PASSWORD_LENGTH
+        ]
+        if short:
+            raise InvalidSettings(
+                f"{', '.join(short)}: fewer than {MIN_PASSWORD_LENGTH} characters can be guessed"
+            )
+        return settings

@@ -6,7 +6,7 @@ import faulthandler
 import logging
 import sys
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import structlog
 from celery import Celery, signals
@@ -17,6 +17,7 @@ from workers.contract.queue import PLACEMENT_QUEUE, PRUNE_TASK, node_queue
 from workers.contract.settings import StoreSettings
 from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
+from workers.poison import guarded_transport
 from workers.settings import Settings
 from workers.tasks import PlacementQueue, Starts, register
 
@@ -29,7 +30,9 @@ SWITCH_INTERVAL_S = 0.0005
 def make_app(settings: Settings) -> Celery:
     """The configured application. A node is made only where a worker starts."""
     # By the name of the scheme: kombu looks at no other setting where Redis is on a Unix socket.
-    TRANSPORT_ALIASES["redis"] = "workers.poison:GuardedTransport"
+    credentials = _credentials(settings.store.redis_url)
+    # kombu's annotation leaves out that a function is taken, too.
+    TRANSPORT_ALIASES["redis"] = lambda: guarded_transport(credentials)  # type: ignore[assignment]
     app = Celery("coldframe")
     app.conf.update(_configuration(settings.store))
     app.conf.update(
@@ -105,12 +108,19 @@ def _configuration(store: StoreSettings) -> dict[str, Any]:
 
 
 def _broker_url(redis_url: str) -> str:
-    """Kombu has a scheme of its own for Redis on a Unix socket."""
+    """Kombu has a scheme of its own for Redis on a Unix socket; see also `_credentials`."""
     parts = urlsplit(redis_url)
     if parts.scheme != "unix":
         return redis_url
     database = parse_qs(parts.query).get("db", ["0"])[0]
     return f"redis+socket://{parts.path}?virtual_host={database}"
+
+
+def _credentials(redis_url: str) -> dict[str, str]:
+    """User and password in a URL."""
+    parts = urlsplit(redis_url)
+    found = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in found.items() if value}
 
 
 def configure_logs() -> None:

@@ -8,9 +8,9 @@ too. What fails here is logged and kept in the list `cf:dead-letters`, newest fi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 from celery.worker.consumer import Consumer
@@ -54,10 +54,22 @@ class GuardedConsumer(Consumer):  # type: ignore[misc]
         return guarded
 
 
+class _TakenAtOnce(kombu_redis.QoS):
+    """kombu's account of what is unacknowledged, which for us is nothing."""
+
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """kombu would look for what to bring back, under a lock whose script it brings along."""
+
+
 class GuardedChannel(kombu_redis.Channel):
     """kombu's channel, in which an entry that is not a message is no message."""
 
+    QoS = _TakenAtOnce
+    credentials: ClassVar[Mapping[str, str]] = {}
     _client: Any = None
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        return {**super()._connparams(asynchronous), **self.credentials}  # type: ignore[no-untyped-call]
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """kombu makes a client for each operation, which redis-py 8 has made expensive."""
@@ -88,6 +100,23 @@ class GuardedChannel(kombu_redis.Channel):
 
 class GuardedTransport(kombu_redis.Transport):
     Channel = GuardedChannel
+
+
+def guarded_transport(credentials: Mapping[str, str]) -> type[GuardedTransport]:
+    """One that gives Redis these, `username` and `password`, whatever the broker's URL says.
+
+    A worker tells its broker's URL to whoever asks how it is, so they are not to be in it.
+    """
+
+    class Channel(GuardedChannel):
+        pass
+
+    class Transport(GuardedTransport):
+        pass
+
+    Channel.credentials = credentials
+    Transport.Channel = Channel
+    return Transport
 
 
 def put_aside(client: Any, letter: bytes, error: Exception) -> None:

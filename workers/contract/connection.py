@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
 from queue import Empty
 from typing import Any, TypeAlias
 
@@ -76,10 +78,14 @@ def connect(settings: StoreSettings, *, max_connections: int) -> RedisClient:
 
 def load_script(client: RedisClient, name: str) -> Script:
     """A script of ours, able to send jobs to their queues."""
-    scripts = files("workers.contract") / "scripts"
-    source = "".join((scripts / f"{part}.lua").read_text() for part in (*PRELUDES, name))
-    script: Script = client.register_script(source)
+    script: Script = client.register_script(_script_source(name))
     return script
+
+
+def all_scripts() -> list[str]:
+    """The sources of all that `load_script` gives: what a Redis needs that loads no others."""
+    names = sorted(Path(file.name).stem for file in _scripts().iterdir())
+    return [_script_source(name) for name in names if name not in PRELUDES]
 
 
 @contextmanager
@@ -91,3 +97,11 @@ def store_errors() -> Iterator[None]:
         raise StoreFull("Redis is out of memory") from error
     except redis.exceptions.RedisError as error:
         raise StoreUnavailable(f"Redis: {error}") from error
+
+
+def _script_source(name: str) -> str:
+    return "".join((_scripts() / f"{part}.lua").read_text() for part in (*PRELUDES, name))
+
+
+def _scripts() -> Traversable:
+    return files("workers.contract") / "scripts"
