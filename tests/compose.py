@@ -16,7 +16,7 @@ import docker
 import docker.errors
 import pytest
 
-from container.ca_bundle import find_ca_bundle
+from container.ca_bundle import SETTING, find_ca_bundle
 from container.services_image import REPOSITORY, ensure_services_image
 from stack.client_env import ClientEnv
 from stack.ports import free_port
@@ -43,6 +43,7 @@ class Compose:
             "COMPOSE_PROJECT_NAME": self._project,
             "COLDFRAME_STATE_DIR": str(self.state_dir),
             "COLDFRAME_NODE": self._project,
+            "COLDFRAME_HEALTH_INTERVAL": "3s",
             "COLDFRAME_POOL_MIN": "0",
             "COLDFRAME_POOL_MAX": "0",
         }
@@ -62,7 +63,9 @@ class Compose:
                 compose.forget()
 
     def up(self) -> None:
-        tag = ensure_services_image(ca_bundle=find_ca_bundle(None), progress=print)
+        tag = ensure_services_image(
+            ca_bundle=find_ca_bundle(os.environ.get(SETTING)), progress=print
+        )
         port = free_port()
         self._url = f"http://127.0.0.1:{port}"
         self._environ |= {

@@ -20,7 +20,7 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     problems = [node.problem for node in nodes if not node.ready] if nodes else ["no heartbeat"]
-    sys.stderr.write("; ".join(problems))
+    sys.stderr.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0
 
 
