@@ -16,6 +16,8 @@ from web.requests import FORM_TYPE, JSON_TYPE
 VERSION = "3.1.0"
 
 BINARY_TYPE = "application/octet-stream"
+ANY_TYPE = "*/*"
+"""A file's own."""
 
 Schema = dict[str, Any]
 """A piece of the document: JSON, whose shape the OpenAPI specification says."""
@@ -128,16 +130,23 @@ def _responses(operation: Operation, schema_of: Mapping[Any, Schema]) -> Schema:
         for status, kind in operation.answers.items()
     }
     if operation.raw_answer:
-        answers[HTTPStatus.OK].setdefault("content", {})[BINARY_TYPE] = {"schema": {}}
+        answers[HTTPStatus.OK].setdefault("content", {})[ANY_TYPE] = {"schema": {}}
         answers[HTTPStatus.PARTIAL_CONTENT] = _response(
-            HTTPStatus.PARTIAL_CONTENT, {BINARY_TYPE: {"schema": {}}}
+            HTTPStatus.PARTIAL_CONTENT, {ANY_TYPE: {"schema": {}}}
         )
     if operation.streams:
         ok = answers.setdefault(HTTPStatus.OK, _response(HTTPStatus.OK, {}))
-        # Each `data:` line is one event; a job's has its `jobId`, besides what the schema has.
-        ok.setdefault("content", {})[sse.CONTENT_TYPE] = {"schema": schema_of[operation.stream_of]}
+        ok.setdefault("content", {})[sse.CONTENT_TYPE] = {
+            "schema": _event(schema_of[operation.stream_of])
+        }
     error = _response(None, {JSON_TYPE: {"schema": schema_of[ErrorAnswer]}})
     return {**{str(status): answer for status, answer in answers.items()}, "default": error}
+
+
+def _event(schema: Schema) -> Schema:
+    """One of a stream; a job's has its `jobId` in `data`, besides what the schema has."""
+    data = {"type": "string", "contentMediaType": JSON_TYPE, "contentSchema": schema}
+    return {"type": "object", "properties": {"id": {"type": "string"}, "data": data}}
 
 
 def _response(status: int | None, content: Schema) -> Schema:

@@ -435,7 +435,7 @@ class GitTimedOut(GitFault):
     """Git took longer than it may."""
 
     code = "timed_out"
-    http_status = 504
+    http_status = 408
     hint = "Allow it more time, or do less at once."
 
 

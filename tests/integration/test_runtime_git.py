@@ -557,7 +557,7 @@ def test_a_remote_that_hangs_is_given_up_in_time(
         pulled = refusal(http, "pull", repository, timeoutMs=1500)
 
     assert events[-1]["code"] == "timed_out"
-    assert pulled == (504, "timed_out")
+    assert pulled == (408, "timed_out")
     assert not (runtime.workspace / "hangs").exists()
 
 
@@ -584,7 +584,7 @@ def test_a_command_that_waits_for_its_turn_is_given_up_in_time(
         for other in others:
             other.join()
 
-    assert pulled == (504, "timed_out")
+    assert pulled == (408, "timed_out")
     assert still_there == [True] * 8
 
 

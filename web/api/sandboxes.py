@@ -28,6 +28,7 @@ from web.schemas import (
 from workers.contract.clock import later
 from workers.contract.errors import SandboxExists
 from workers.contract.jobs import new_id
+from workers.contract.sandbox_events import SandboxEvent
 from workers.contract.sandboxes import Sandbox
 from workers.contract.store import SandboxStore
 
@@ -66,7 +67,14 @@ class SandboxRoutes:
             Operation("POST", f"{one}/resume", self.resume, {200: SandboxView}),
             Operation("POST", f"{one}/renew", self.renew, {200: SandboxView}),
             Operation("PUT", f"{one}/env", self.set_env, {204: None}),
-            Operation("GET", f"{one}/events", self.events, {204: None}, streams=True),
+            Operation(
+                "GET",
+                f"{one}/events",
+                self.events,
+                {204: None},
+                streams=True,
+                stream_of=SandboxEvent,
+            ),
         ]
 
     def put(self, owner: str, name: str, body: SandboxRequest) -> Response:
