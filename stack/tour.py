@@ -1,4 +1,4 @@
-"""Shows what the platform does: a command, a piece of Python and the build of a git repository."""
+"""Shows what the platform does: a command, a piece of Python and the build of a project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from stack.api import Api, ApiFailed, Event
 from stack.errors import TourFailed
-from stack.sample_repository import STEPS, host_address, sample_repository
+from stack.sample_project import STEPS, sample_archive
 from stack.stack import Stack
 
 SANDBOX = "tour"
@@ -29,7 +29,7 @@ def show(stack: Stack) -> None:
     """Prints three streams as they come. Raises `TourFailed` where one does not end well."""
     api = Api(stack.client_env)
     try:
-        _show(stack, api)
+        _show(api)
     except ApiFailed as error:
         raise TourFailed(f"The tour broke off: {error}", hint="See: make status, make logs") from (
             error
@@ -81,7 +81,7 @@ def follow(events: Iterator[Event]) -> list[Event]:
     return seen
 
 
-def _show(stack: Stack, api: Api) -> None:
+def _show(api: Api) -> None:
     started_s = time.monotonic()
     print(f"\nA short tour. First a sandbox, named {SANDBOX}:", flush=True)
     api.call("PUT", f"/v1/sandboxes/{SANDBOX}", {})
@@ -95,14 +95,12 @@ def _show(stack: Stack, api: Api) -> None:
         )
         if not any(event.png for event in events):
             raise TourFailed("The code gave no plot.", hint="See: make logs P=worker")
-        _show_build(stack, api)
+        _show_build(api)
     finally:
         api.call("DELETE", f"/v1/sandboxes/{SANDBOX}")
     print(f"\nThe tour took {time.monotonic() - started_s:.1f} s; its sandbox is removed.")
 
 
-def _show_build(stack: Stack, api: Api) -> None:
-    directory = stack.settings.state_dir / "tour"
-    with sample_repository(directory, host_address(stack.chosen_driver())) as url:
-        print(f"\nThe build of the git repository {url}, in a sandbox of its own:", flush=True)
-        follow(api.stream("/v1/builds", {"repoUrl": url, "steps": list(STEPS)}))
+def _show_build(api: Api) -> None:
+    print("\nThe build of a project that is sent along, in a sandbox of its own:", flush=True)
+    follow(api.stream("/v1/builds", {"archive": sample_archive(), "steps": list(STEPS)}))
