@@ -31,6 +31,7 @@ from sandbox_runtime.protocol.errors import RuntimeFault
 from workers.contract.errors import (
     ContextLanguageDiffers,
     ContextNotFound,
+    EgressUnavailable,
     EventsExpired,
     Fault,
     IdempotencyConflict,
@@ -276,6 +277,7 @@ ROWS: Mapping[type[Fault], Row] = {
     StoreUnavailable: Row(503, retry_after_s=2),
     StoreFull: Row(503, retry_after_s=30),
     NoNode: Row(503, retry_after_s=5),
+    EgressUnavailable: Row(503, retry_after_s=5),
     SandboxStarting: Row(503, retry_after_s=2),
     TooManyReaders: Row(503, retry_after_s=2),
     FlowerUnavailable: Row(503, retry_after_s=2),

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from workers.contract.sandboxes import Network
+from workers.contract.networks import Network, Target, parse_target
 from workers.contract.settings import Environment, StoreSettings, store_settings
 
 DRIVERS = ("docker", "local")
+
+LOCAL_NETWORKS = ("none", "host")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,18 @@ class SandboxDefaults:
     kernel_idle_s: int
     """So long after its last cell a code context's kernel is ended."""
     build_network: Network
-    """Builds fetch what they need; other sandboxes ask for a network."""
+    """Of builds; where the node has no egress, none."""
+
+
+@dataclass(frozen=True)
+class EgressSettings:
+    """What sandboxes with a network reach besides the internet."""
+
+    resolver: IPv4Address | None = None
+    """Whom they ask for names; None: whom the host asks."""
+    proxy: str = ""
+    """The URL of the proxy that they are told of; empty: none."""
+    allowed: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,10 +61,13 @@ class Settings:
     pool_languages: list[str]
     """Of which each of those has a kernel ready."""
     defaults: SandboxDefaults
+    egress: EgressSettings
     ca_bundle: Path | None
     """Certificates that sandboxes trust; None leaves the image's own."""
     local_python: Path | None
     """Driver local: the Python that user code gets."""
+    local_network: str = "none"
+    """Driver local: what `egress` is there. `host` is the machine's own network, unfiltered."""
     lease_s: float = 30.0
     renew_s: float = 5.0
     heartbeat_s: float = 2.0
@@ -85,8 +103,51 @@ class Settings:
                     environment.choice("COLDFRAME_BUILD_NETWORK", "egress", tuple(Network))
                 ),
             ),
+            egress=EgressSettings(
+                resolver=_resolver(environment),
+                proxy=_proxy(environment),
+                allowed=_targets(environment),
+            ),
             ca_bundle=Path(bundle) if Path(bundle).is_file() else None,
             local_python=Path(local_python) if local_python else None,
+            local_network=environment.choice("COLDFRAME_LOCAL_NETWORK", "none", LOCAL_NETWORKS),
         )
         environment.check()
         return settings
+
+
+def _resolver(environment: Environment) -> IPv4Address | None:
+    name = "COLDFRAME_RESOLVER"
+    text = environment.text(name, "")
+    if not text:
+        return None
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        environment.refuse(name, "must be an IPv4 address, asked at port 53")
+        return None
+
+
+def _proxy(environment: Environment) -> str:
+    name = "COLDFRAME_EGRESS_PROXY"
+    url = environment.text(name, "")
+    if url:
+        try:
+            parts = urlsplit(url)
+            is_whole = parts.scheme == "http" and parts.hostname and parts.port
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            environment.refuse(name, "must be a URL like http://proxy.example:3128")
+    return url
+
+
+def _targets(environment: Environment) -> tuple[Target, ...]:
+    name = "COLDFRAME_ALLOWED_RANGES"
+    found = []
+    for text in environment.text(name, "").replace(",", " ").split():
+        try:
+            found.append(parse_target(text))
+        except ValueError as error:
+            environment.refuse(name, f"has what is no range: {error}")
+    return tuple(found)
