@@ -111,8 +111,8 @@ def verdicts(printed: str, targets: Sequence[Target]) -> dict[Target, str]:
 
 
 @contextmanager
-def neighbourhood() -> Iterator[None]:
-    """All these addresses can be reached from this machine, until the block ends."""
+def neighbourhood() -> Iterator[str]:
+    """A namespace by its name, whose addresses this machine reaches until the block ends."""
     name = f"cft-{os.getpid()}"
     addresses = [PUBLIC, OTHER_PUBLIC, METADATA, *PRIVATE, RESOLVER, ALLOWED, PORT_ALLOWED]
     _ip("netns", "add", name)
@@ -136,7 +136,7 @@ def neighbourhood() -> Iterator[None]:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         wait_for(lambda: _reaches(PUBLIC), "the neighbourhood answers")
-        yield
+        yield name
     finally:
         if server is not None:
             server.kill()

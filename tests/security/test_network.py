@@ -44,7 +44,7 @@ from tests.neighbourhood import (
 from workers import egress_test
 from workers.contract.networks import AllowedNetwork, Network, NetworkPolicy
 from workers.contract.sandboxes import Sandbox, SandboxSpec
-from workers.drivers import links
+from workers.drivers import advice, links
 from workers.drivers.docker import DockerDriver
 from workers.drivers.driver import EgressUnavailable, sandboxes_root
 from workers.drivers.rules import MAX_CONNECTIONS, QUERIES_AT_ONCE
@@ -80,6 +80,9 @@ class Inside:
 
 class OwnNode:
     """A driver with a state of its own, as a worker of it would be."""
+
+    neighbours = ""
+    """The network namespace of what is knocked at."""
 
     def __init__(self, state_dir: Path) -> None:
         self.state_dir = state_dir
@@ -123,7 +126,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnNode]:
     state_dir.mkdir()
     ensure_sandbox_image(state_dir=state_dir, ca_bundle=find_ca_bundle(None), progress=print)
     node = OwnNode(state_dir)
-    with neighbourhood():
+    with neighbourhood() as node.neighbours:
         node.driver.check()
         assert node.driver.why_no_egress() == ""
         yield node
@@ -227,6 +230,22 @@ def test_nobody_connects_into_a_sandbox_from_this_machine(egress: Inside) -> Non
 
     done = subprocess.run(
         [sys.executable, *knock_with([target])[1:]], capture_output=True, text=True, check=True
+    )
+
+    assert verdicts(done.stdout, [target])[target] in SHUT
+
+
+def test_nobody_connects_into_a_sandbox_through_this_machine(node: OwnNode, egress: Inside) -> None:
+    target = tcp(egress.address, 9)
+    within = ["ip", "netns", "exec", node.neighbours]
+    route = ["ip", "route", "add", f"{egress.address}/32", "via", "198.51.100.1", "dev", "eth0"]
+    subprocess.run([*within, *route], check=True)
+
+    done = subprocess.run(
+        [*within, sys.executable, *knock_with([target])[1:]],
+        capture_output=True,
+        text=True,
+        check=True,
     )
 
     assert verdicts(done.stdout, [target])[target] in SHUT
@@ -436,6 +455,23 @@ def test_where_rules_cannot_be_written_nothing_passes_and_no_sandbox_is_made(
     assert shut
     wait_for(lambda: egress.knock(tcp(PUBLIC)) == {tcp(PUBLIC): "open"}, "it is open again")
     assert egress.is_shut(tcp(PRIVATE[0]))
+
+
+def test_where_packets_between_sandboxes_pass_no_rule_nothing_passes(
+    node: OwnNode, egress: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        # In truth it is the machine's, which others use.
+        patched.setattr(advice, "bridges_are_filtered", lambda: False)
+        node.driver.check()
+        why_not = node.driver.why_no_egress()
+        shut = egress.is_shut(tcp(PUBLIC), dns(RESOLVER))
+    node.driver.check()
+
+    assert "bridge-nf-call-iptables" in why_not
+    assert shut
+    assert node.driver.why_no_egress() == ""
+    wait_for(lambda: egress.knock(tcp(PUBLIC)) == {tcp(PUBLIC): "open"}, "it is open again")
 
 
 def test_a_worker_that_starts_again_finds_the_rules_and_goes_on_with_its_lists(

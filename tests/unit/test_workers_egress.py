@@ -21,6 +21,7 @@ from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.contract.settings import InvalidSettings
 from workers.drivers import links
 from workers.drivers.driver import EgressUnavailable
+from workers.drivers.firewall import Firewall
 from workers.drivers.resolver import find_reach, find_resolver
 from workers.drivers.rules import Bridge, Plan, Reach, tables, tables_of_ipv6
 from workers.drivers.user_environment import user_environment
@@ -139,6 +140,25 @@ def test_a_proxy_is_told_in_the_names_that_programs_look_for() -> None:
 
     assert environment["https_proxy"] == environment["HTTP_PROXY"] == "http://p.example:3128"
     assert "127.0.0.1" in environment["no_proxy"]
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ("echo '*filter'; echo ':FORWARD ACCEPT [0:0]'; echo COMMIT", "no chain DOCKER-USER"),
+        ("echo Permission denied >&2; exit 4", "iptables-save: Permission denied"),
+    ],
+)
+def test_where_rules_would_not_be_in_the_engines_way_there_is_no_egress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: str, said: str
+) -> None:
+    program = tmp_path / "iptables-save"
+    program.write_text(f"#!/bin/sh\n{saved}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(EgressUnavailable, match=said):
+        Firewall(OWNER).hold(PLAN)
 
 
 def test_names_fit_the_kernels_and_iptables_limits() -> None:
