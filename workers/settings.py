@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,6 +43,8 @@ class EgressSettings:
     proxy: str = ""
     """The URL of the proxy that they are told of; empty: none."""
     allowed: tuple[Target, ...] = ()
+    redis_url: str = field(default="", repr=False)
+    """Which they never reach, wherever it is; empty: it is on no address."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ class Settings:
         environment = Environment(environ)
         bundle = environment.text("COLDFRAME_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
         local_python = environment.text("COLDFRAME_LOCAL_PYTHON", "")
+        store = store_settings(environment)
         settings = cls(
-            store=store_settings(environment),
+            store=store,
             node_id=environment.text("COLDFRAME_NODE", "node-1"),
             state_dir=Path(environment.text("COLDFRAME_STATE_DIR", ".coldframe")).absolute(),
             driver=environment.choice("COLDFRAME_DRIVER", "docker", DRIVERS),
@@ -107,6 +110,7 @@ class Settings:
                 resolver=_resolver(environment),
                 proxy=_proxy(environment),
                 allowed=_targets(environment),
+                redis_url=store.redis_url,
             ),
             ca_bundle=Path(bundle) if Path(bundle).is_file() else None,
             local_python=Path(local_python) if local_python else None,

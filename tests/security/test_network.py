@@ -354,6 +354,21 @@ def test_a_range_that_an_operator_allows_does_not_open_this_machine(node: OwnNod
     assert came == []
 
 
+def test_redis_is_not_reached_where_it_is_public_nor_where_all_is_allowed(node: OwnNode) -> None:
+    seen = []
+    try:
+        for address in (PUBLIC, ALLOWED):
+            node.driver = node.started_again(COLDFRAME_REDIS_URL=f"redis://{address}:{PORT}/0")
+            node.driver.check()
+            with node.sandbox(Network.EGRESS) as inside:
+                seen.append(inside.knock(tcp(address), tcp(address, OTHER_PORT)))
+    finally:
+        node.driver = node.started_again()
+        node.driver.check()
+
+    assert [list(knocked.values()) for knocked in seen] == [["silent", "open"]] * 2
+
+
 def test_a_list_is_all_that_is_reached_but_for_the_resolver(listed: Inside) -> None:
     assert listed.knock(tcp(PUBLIC), dns(RESOLVER)) == {tcp(PUBLIC): "open", dns(RESOLVER): "open"}
     assert listed.is_shut(tcp(OTHER_PUBLIC), tcp(ALLOWED), tcp(PORT_ALLOWED), dns(PUBLIC))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_settings_that_are_wrong_are_told_all_at_once() -> None:
 def test_without_settings_nothing_private_is_reached() -> None:
     settings = Settings.from_env({})
 
-    assert settings.egress == EgressSettings()
+    assert settings.egress == EgressSettings(redis_url=settings.store.redis_url)
     assert settings.local_network == "none"
 
 
@@ -100,6 +101,28 @@ def test_a_resolver_that_no_sandbox_can_ask_is_no_resolver(tmp_path: Path) -> No
 
     with pytest.raises(EgressUnavailable, match=r"127\.0\.0\.53.*COLDFRAME_RESOLVER"):
         find_resolver(conf, tmp_path / "missing")
+
+
+def test_redis_is_shut_where_a_sandbox_could_reach_it() -> None:
+    resolver = IPv4Address("10.0.0.53")
+
+    named = find_reach(EgressSettings(resolver, redis_url="redis://:p@198.51.100.7/0"))
+    elsewhere = [
+        find_reach(EgressSettings(resolver, redis_url=url))
+        for url in ("unix:///run/redis.sock", "redis://[::1]:6379/0")
+    ]
+
+    assert named.shut == (Target(IPv4Network("198.51.100.7/32"), (6379, 6379)),)
+    assert [reach.shut for reach in elsewhere] == [(), ()]
+
+
+def test_what_is_shut_is_shut_before_anything_can_open_it() -> None:
+    reach = dataclasses.replace(REACH, shut=(parse_target("10.1.0.9:6379"),))
+    made = tables(dataclasses.replace(PLAN, reach=reach))
+
+    for rules in (made["raw"].chains[CHAIN], made["filter"].chains[f"{CHAIN}-open"]):
+        shut = rules.index("-d 10.1.0.9/32 -p tcp -m tcp --dport 6379 -j DROP")
+        assert shut < rules.index("-d 10.1.0.0/16 -j RETURN")
 
 
 def test_a_proxy_on_loopback_is_reached_by_no_sandbox() -> None:

@@ -1,4 +1,4 @@
-"""Finds who answers sandboxes' DNS queries, and the proxy that they are to use."""
+"""Finds the addresses of what sandboxes are to reach, the resolver and the proxy, or never to."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from workers.settings import EgressSettings
 RESOLV_CONF = Path("/etc/resolv.conf")
 SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
 """Who is behind systemd's own resolver, which listens on loopback."""
+REDIS_PORT = 6379
 
 
 def find_reach(settings: EgressSettings) -> Reach:
     """Raises `EgressUnavailable`."""
     resolver = settings.resolver or find_resolver()
     proxy = _proxy(settings.proxy) if settings.proxy else None
-    return Reach(resolver=resolver, proxy=proxy, allowed=settings.allowed)
+    shut = tuple(_redis(settings.redis_url))
+    return Reach(resolver=resolver, proxy=proxy, allowed=settings.allowed, shut=shut)
 
 
 def find_resolver(
@@ -58,13 +60,33 @@ def _proxy(url: str) -> Target:
     parts = urlsplit(url)
     assert parts.hostname
     assert parts.port
-    try:
-        found = socket.getaddrinfo(parts.hostname, parts.port, socket.AF_INET, socket.SOCK_STREAM)
-    except OSError as error:
-        raise EgressUnavailable(f"the egress proxy {parts.hostname}: {error}") from error
-    address = IPv4Address(found[0][4][0])
+    found = _addresses("the egress proxy", parts.hostname)
+    if not found:
+        raise EgressUnavailable(f"the egress proxy {parts.hostname} has no IPv4 address")
+    address = found[0]
     if address.is_loopback:
         raise EgressUnavailable(
             f"the egress proxy listens on {address}, the node's loopback, which no sandbox reaches"
         )
     return Target(IPv4Network(address), (parts.port, parts.port))
+
+
+def _redis(url: str) -> Iterator[Target]:
+    """All of its addresses; a socket of the node's has none."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix" or not parts.hostname:
+        return
+    port = parts.port or REDIS_PORT
+    for address in _addresses("Redis", parts.hostname):
+        yield Target(IPv4Network(address), (port, port))
+
+
+def _addresses(whose: str, host: str) -> list[IPv4Address]:
+    """Of IPv4: sandboxes have no other."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise EgressUnavailable(f"the address of {whose}, {host}: {error}") from error
+    return sorted(
+        {IPv4Address(address[0]) for kind, *_, address in found if kind == socket.AF_INET}
+    )

@@ -51,6 +51,8 @@ class Reach:
     resolver: IPv4Address
     proxy: Target | None = None
     allowed: tuple[Target, ...] = ()
+    shut: tuple[Target, ...] = ()
+    """Ports that nobody reaches, whatever is allowed."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def _raw(plan: Plan) -> Table:
     rules = [
         f"-i {bridge.name} ! -s {bridge.subnet} -j DROP" for bridge in (plan.egress, plan.allow)
     ]
+    rules += _shut(plan.reach)
     rules += [f"{packets} -j RETURN" for packets in _queries(plan.reach)]
     rules += _ports(plan)
     # A range that an operator allows does not mean the node itself: that takes a port.
@@ -124,6 +127,7 @@ def _filter(plan: Plan) -> Table:
         ],
         open_: [
             *(f"-o {bridge.name} -j DROP" for bridge in (plan.egress, plan.allow)),
+            *_shut(plan.reach),
             f"-m connlimit --connlimit-above {MAX_CONNECTIONS} --connlimit-mask 32 {_REJECT}",
             *_ports(plan),
             *_ranges(plan.reach),
@@ -158,6 +162,10 @@ def _dns(plan: Plan) -> list[str]:
         rules += [f"{packets} {limit} -j RETURN", f"{packets} -j DROP"]
     rules += [f"-p {kind} -m {kind} --dport {DNS_PORT} {_REJECT}" for kind in ("udp", "tcp")]
     return rules
+
+
+def _shut(reach: Reach) -> list[str]:
+    return [f"{_tcp(target)} -j DROP" for target in reach.shut]
 
 
 def _queries(reach: Reach) -> list[str]:
