@@ -62,9 +62,9 @@ class Api:
         self._call("GET", "/readyz")
 
     def put_sandbox(
-        self, name: str, *, disk_mb: int | None = None, network: str = "none"
+        self, name: str, *, disk_mb: int | None = None, network: str | None = None
     ) -> Sandbox:
-        body: dict[str, Any] = {"network": network}
+        body: dict[str, Any] = {} if network is None else {"network": network}
         if disk_mb is not None:
             body["diskMb"] = disk_mb
         answer = self._call("PUT", f"/v1/sandboxes/{name}", body)

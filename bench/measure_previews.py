@@ -105,7 +105,7 @@ def _beside_nginx(site: Site) -> Part:
         site.api.exec(name, f"node -e {shlex.quote(SERVER)} > /dev/null 2>&1 &")
         url = urlsplit(site.api.expose(name, PORT))
         docker = stack.enter_context(closing(DockerBaseline(sandbox.id)))
-        nginx_port = stack.enter_context(_nginx(f"{docker.address}:{PORT}"))
+        nginx_port = stack.enter_context(_nginx(f"{docker.join_bridge()}:{PORT}"))
         proxies = [
             Proxy(OURS, url.port or 80, url.netloc),
             Proxy(NGINX, nginx_port, "localhost"),

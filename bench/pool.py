@@ -11,7 +11,8 @@ import redis
 from bench.errors import BaselineFailed
 from bench.site import Site
 
-POOL_KEY = "cf:pool:default/none/default"
+POOL_KEYS = tuple(f"cf:pool:default/{network}/default" for network in ("egress", "none"))
+"""The default network is what the node can give."""
 POOL_DEADLINE_S = 60.0
 LOOK_S = 0.05
 
@@ -23,7 +24,7 @@ class Pool:
     def wait(self) -> None:
         """Raises `BaselineFailed`."""
         deadline = time.monotonic() + POOL_DEADLINE_S
-        while not self._store.llen(POOL_KEY):
+        while not any(self._store.llen(key) for key in POOL_KEYS):
             if time.monotonic() > deadline:
                 raise BaselineFailed("pool: nothing is ready (COLDFRAME_POOL_MIN=0?)")
             time.sleep(LOOK_S)

@@ -45,7 +45,7 @@ def _run(stack: Stack, command: str, name: str) -> int:
         case "up":
             stack.up()
             if stack.settings.tour:
-                _show_tour(stack)
+                tour.show(stack.client_env)
             print(_directions(stack))
         case "node":
             stack.join()
@@ -61,16 +61,12 @@ def _run(stack: Stack, command: str, name: str) -> int:
         case "logs":
             _follow_logs(stack, name)
         case "tour":
-            _show_tour(stack)
+            tour.show(stack.client_env)
         case "prepare":
             stack.prepare()
         case "clean":
             stack.clean()
     return 0
-
-
-def _show_tour(stack: Stack) -> None:
-    tour.show(stack.client_env, stack.chosen_driver(), stack.settings.state_dir / "tour")
 
 
 def _directions(stack: Stack) -> str:

@@ -1,17 +1,15 @@
-"""Shows what the platform does: a command, a piece of Python and the build of a git repository."""
+"""Shows what the platform does: a command, a piece of Python and the build of a project."""
 
 from __future__ import annotations
 
 import base64
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from stack.api import Api, ApiFailed, Event
 from stack.client_env import ClientEnv
-from stack.driver import Driver
 from stack.errors import TourFailed
-from stack.sample_repository import STEPS, host_address, sample_repository
+from stack.sample_project import STEPS, sample_archive
 
 SANDBOX = "tour"
 NARROW = 100  # columns of a terminal that a line of the tour may take
@@ -27,14 +25,11 @@ numbers
 """
 
 
-def show(client_env: ClientEnv, driver: Driver, directory: Path) -> None:
-    """Prints three streams as they come. Raises `TourFailed` where one does not end well.
-
-    What is built is served from `directory`, which is made for it.
-    """
+def show(client_env: ClientEnv) -> None:
+    """Prints three streams as they come. Raises `TourFailed` where one does not end well."""
     api = Api(client_env)
     try:
-        _show(api, host_address(driver), directory)
+        _show(api)
     except ApiFailed as error:
         raise TourFailed(f"The tour broke off: {error}", hint="See: make status, make logs") from (
             error
@@ -86,7 +81,7 @@ def follow(events: Iterator[Event]) -> list[Event]:
     return seen
 
 
-def _show(api: Api, address: str, directory: Path) -> None:
+def _show(api: Api) -> None:
     started_s = time.monotonic()
     print(f"\nA short tour. First a sandbox, named {SANDBOX}:", flush=True)
     api.call("PUT", f"/v1/sandboxes/{SANDBOX}", {})
@@ -100,13 +95,12 @@ def _show(api: Api, address: str, directory: Path) -> None:
         )
         if not any(event.png for event in events):
             raise TourFailed("The code gave no plot.", hint="See: make logs P=worker")
-        _show_build(api, address, directory)
+        _show_build(api)
     finally:
         api.call("DELETE", f"/v1/sandboxes/{SANDBOX}")
     print(f"\nThe tour took {time.monotonic() - started_s:.1f} s; its sandbox is removed.")
 
 
-def _show_build(api: Api, address: str, directory: Path) -> None:
-    with sample_repository(directory, address) as url:
-        print(f"\nThe build of the git repository {url}, in a sandbox of its own:", flush=True)
-        follow(api.stream("/v1/builds", {"repoUrl": url, "steps": list(STEPS)}))
+def _show_build(api: Api) -> None:
+    print("\nThe build of a project that is sent along, in a sandbox of its own:", flush=True)
+    follow(api.stream("/v1/builds", {"archive": sample_archive(), "steps": list(STEPS)}))

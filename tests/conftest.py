@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from stack.driver import Driver
-from stack.sample_repository import host_address
 from tests.client import Client
 from tests.platform import Platform
 from tests.redis_server import RedisServer
-from tests.repositories import ServedRepository, archive_of_files, served
+from tests.repositories import ServedRepository, archive_of_files, host_address, served
 
 IN_CI = os.environ.get("CI", "") not in ("", "0", "false")
 DRIVER = os.environ.get("COLDFRAME_TEST_DRIVER", "docker")
@@ -44,8 +43,17 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     # Short: sockets lie in it.
-    with Platform.running(tmp_path_factory.mktemp("p") / "s", DRIVER) as platform:
+    variables = networks_of_tests()
+    with Platform.running(tmp_path_factory.mktemp("p") / "s", DRIVER, **variables) as platform:
         yield platform
+
+
+def networks_of_tests() -> dict[str, str]:
+    """Settings by which sandboxes reach the servers that tests start on this machine."""
+    if DRIVER == "local":
+        return {"COLDFRAME_LOCAL_NETWORK": "host"}
+    first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    return {"COLDFRAME_ALLOWED_RANGES": f"{host_address(Driver(DRIVER))}:{first}-{last}"}
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import io
+import ipaddress
 import os
 import socket
 import subprocess
@@ -14,6 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+from container.engine import connect
+from stack.driver import Driver
 
 FILES = {
     "greeting.txt": "hello\n",
@@ -46,6 +50,24 @@ def git(directory: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments], cwd=directory, check=True, capture_output=True, text=True
     ).stdout
+
+
+def host_address(driver: Driver) -> str:
+    """Where a sandbox with a network reaches this machine."""
+    if driver is Driver.LOCAL:
+        return "127.0.0.1"
+    client = connect()
+    try:
+        (config,) = client.networks.get("bridge").attrs["IPAM"]["Config"][:1]
+    finally:
+        client.close()
+    # An engine that was never told a gateway takes the subnet's first address, and may not say so.
+    network = str(config["Subnet"])
+    return str(config.get("Gateway") or _first_address(network))
+
+
+def _first_address(subnet: str) -> str:
+    return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
 @contextmanager

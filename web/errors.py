@@ -35,6 +35,7 @@ from sandbox_runtime.protocol.errors import RuntimeFault
 from workers.contract.errors import (
     ContextLanguageDiffers,
     ContextNotFound,
+    EgressUnavailable,
     EventsExpired,
     Fault,
     IdempotencyConflict,
@@ -337,6 +338,7 @@ ROWS: Mapping[type[Fault], Row] = {
     StoreFull: Row(503, retry_after_s=30),
     NoNode: Row(503, retry_after_s=5),
     NoCapacity: Row(503, retry_after_s=5),
+    EgressUnavailable: Row(503, retry_after_s=5),
     SandboxStarting: Row(503, retry_after_s=2),
     TooManyReaders: Row(503, retry_after_s=2),
     FlowerUnavailable: Row(503, retry_after_s=2),

@@ -68,7 +68,7 @@ class SandboxNames:
         wanted = Sandbox(
             id=new_id(), name=name, owner=owner, spec=SandboxSpec(), created_at=self._now()
         )
-        sandbox, _ = self._placement.find_or_make(wanted)
+        sandbox, _ = self._placement.find_or_make(wanted, network=None)
         if sandbox.state is SandboxState.PAUSED:
             raise SandboxPaused(f"The sandbox {name} is paused.")
         with self._lock:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from web.admission import Admission
 from web.errors import SandboxStarting
 from web.readers import Reader, Readers
 from workers.contract.errors import (
+    EgressUnavailable,
     ImageNotFound,
     NoCapacity,
     NoNode,
@@ -17,6 +20,7 @@ from workers.contract.errors import (
     SandboxNotRunning,
     UnsupportedByDriver,
 )
+from workers.contract.networks import Network, NetworkPolicy
 from workers.contract.owners import Limits
 from workers.contract.queue import (
     ControlChannel,
@@ -41,6 +45,10 @@ FULL_DRIVER = "docker"
 
 DRIVER_UNAVAILABLE = "driver_unavailable"
 """What a node says of a sandbox that it could not make because its engine was away."""
+
+
+NO_EGRESS = "egress_unavailable"
+"""The same, of one whose network it could not give."""
 
 
 class Placement:
@@ -75,10 +83,13 @@ class Placement:
         """Those whose heartbeat is fresh. Raises `StoreUnavailable`."""
         return self._nodes.all()
 
-    def check_nodes(self, image: str | None = None) -> None:
-        """Whether a node is ready, and has `image`; None: any image.
+    def check_nodes(
+        self, image: str | None = None, network: NetworkPolicy | None = None
+    ) -> NetworkPolicy:
+        """The network that a sandbox gets on the nodes that are ready; None: what they can give.
 
-        Raises `ImageNotFound`, or `NoNode` with what the nodes say of themselves.
+        Also whether one of them has `image`; None: any image. Raises `ImageNotFound`,
+        `EgressUnavailable`, or `NoNode` with what the nodes say of themselves.
         """
         nodes = self._nodes.all()
         ready = [node for node in nodes if node.ready and not node.drained]
@@ -90,6 +101,13 @@ class Placement:
             raise ImageNotFound(
                 f"No node that is ready has an image named {image}; there are: {', '.join(images)}."
             )
+        has_egress = any(node.egress for node in ready)
+        if network is None:
+            return Network.EGRESS if has_egress else Network.NONE
+        if network is not Network.NONE and not has_egress:
+            problems = [f"{node.id}: {node.egress_problem or 'no egress'}" for node in ready]
+            raise EgressUnavailable("; ".join(problems))
+        return network
 
     def find(self, owner: str, name: str) -> Sandbox | None:
         """The sandbox of this name that is there, or on its way; None where there is none."""
@@ -100,10 +118,11 @@ class Placement:
         gone = (SandboxState.FAILED, SandboxState.REMOVED)
         return None if found.state in gone else found
 
-    def find_or_make(self, wanted: Sandbox) -> tuple[Sandbox, bool]:
+    def find_or_make(self, wanted: Sandbox, network: NetworkPolicy | None) -> tuple[Sandbox, bool]:
         """The sandbox of this name, running or paused, and whether it is the new one.
 
-        One that is stopped is started. Raises `NoNode`, `ImageNotFound`, `TooManySandboxes`,
+        One that is stopped is started. A new one gets this `network`; None: what the nodes can
+        give. Raises `NoNode`, `ImageNotFound`, `EgressUnavailable`, `TooManySandboxes`,
         `NoCapacity`, `SandboxFailed`, `SandboxStarting`.
         """
         deadline = self._create_deadline()
@@ -112,8 +131,11 @@ class Placement:
             created = False
             if found is None:
                 self._admission.check()
-                self.check_nodes(wanted.spec.image)
-                found, created = self._sandboxes.find_or_create(wanted, limits=self._limits())
+                given = self.check_nodes(wanted.spec.image, network)
+                spec = msgspec.structs.replace(wanted.spec, network=given)
+                found, created = self._sandboxes.find_or_create(
+                    msgspec.structs.replace(wanted, spec=spec), limits=self._limits()
+                )
             match found.state:
                 case SandboxState.RUNNING | SandboxState.PAUSED:
                     return found, created
@@ -212,6 +234,8 @@ class Placement:
             message = made.error.message if made.error else "No reason is known."
             if made.error and made.error.code == DRIVER_UNAVAILABLE:
                 raise NoNode(message)
+            if made.error and made.error.code == NO_EGRESS:
+                raise EgressUnavailable(message)
             raise SandboxFailed(f"The sandbox {sandbox.name} could not be started: {message}")
         return made
 

@@ -41,12 +41,19 @@ from workers.contract.jobs import (
     StepRecord,
     StepStatus,
 )
+from workers.contract.networks import (
+    MAX_ALLOWED,
+    AllowedNetwork,
+    Network,
+    NetworkPolicy,
+    canonical,
+    parse_cidr,
+)
 from workers.contract.sandboxes import (
     DEFAULT_SESSION,
     LANGUAGES,
     WORKSPACE,
     ContextRecord,
-    Network,
     NodeRecord,
     Sandbox,
     SandboxSpec,
@@ -90,6 +97,7 @@ Labels: TypeAlias = Annotated[
     ],
     Meta(max_length=64),
 ]
+Cidr: TypeAlias = Annotated[str, Meta(pattern=rf"^[0-9./]{{7,31}}{_END}")]
 Cpus: TypeAlias = Annotated[float, Meta(ge=0.01, le=256)]
 MemoryMb: TypeAlias = Annotated[int, Meta(ge=64, le=1_048_576)]
 Pids: TypeAlias = Annotated[int, Meta(ge=32, le=65_536)]
@@ -114,11 +122,30 @@ class _Answer(msgspec.Struct, frozen=True, rename="camel"):
     pass
 
 
+class AllowedNetworkRequest(_Request, frozen=True, kw_only=True):
+    """The only IPv4 ranges that a sandbox reaches, besides the DNS resolver."""
+
+    allow: Annotated[list[Cidr], Meta(min_length=1, max_length=MAX_ALLOWED)]
+
+    def to_policy(self, field: str) -> AllowedNetwork:
+        """`field` is where the request says it. Raises `InvalidField`."""
+        for index, cidr in enumerate(self.allow):
+            try:
+                parse_cidr(cidr)
+            except ValueError as error:
+                raise InvalidField(
+                    f"{field}.allow[{index}]",
+                    f"Must be an IPv4 range, like 203.0.113.0/24: {error}.",
+                ) from error
+        return AllowedNetwork(canonical(self.allow))
+
+
 class SandboxRequest(_Request, frozen=True, kw_only=True):
     """A sandbox to find or to make; what is left out is the node's default."""
 
     image: ImageName | UnsetType = UNSET
-    network: Network | UnsetType = UNSET
+    network: Network | AllowedNetworkRequest | UnsetType = UNSET
+    """Left out: `egress` where the nodes can give it, else `none`; the answer says which."""
     env: Env | UnsetType = UNSET
     labels: Labels | UnsetType = UNSET
     cpus: Cpus | UnsetType = UNSET
@@ -133,7 +160,12 @@ class SandboxRequest(_Request, frozen=True, kw_only=True):
     """It is never stopped for being idle."""
 
     def to_spec(self) -> SandboxSpec:
+        """Raises `InvalidField`."""
         return msgspec.structs.replace(SandboxSpec(), **self._given())
+
+    def asked_network(self) -> NetworkPolicy | None:
+        """None: the request names none. Raises `InvalidField`."""
+        return None if self.network is UNSET else _policy(self.network, "network")
 
     def differences(self, spec: SandboxSpec) -> list[str]:
         """The fields, in their wire form, in which a sandbox is not what this asks for."""
@@ -148,7 +180,10 @@ class SandboxRequest(_Request, frozen=True, kw_only=True):
         values = {
             field.name: getattr(self, field.name) for field in msgspec.structs.fields(SandboxSpec)
         }
-        return {name: value for name, value in values.items() if value is not UNSET}
+        given = {name: value for name, value in values.items() if value is not UNSET}
+        if (network := self.asked_network()) is not None:
+            given["network"] = network
+        return given
 
 
 class NewSandboxRequest(SandboxRequest, frozen=True, kw_only=True):
@@ -251,7 +286,7 @@ class BuildSandboxRequest(_Request, frozen=True, kw_only=True):
     """The sandbox that a build gets for itself."""
 
     image: ImageName = "default"
-    network: Network | None = None
+    network: Network | AllowedNetworkRequest | None = None
     cpus: Cpus | None = None
     memory_mb: MemoryMb | None = None
     pids: Pids | None = None
@@ -301,7 +336,7 @@ class BuildRequest(_Request, frozen=True, kw_only=True):
             retries=self.retries,
             sandbox=BuildSandbox(
                 image=self.sandbox.image,
-                network=self.sandbox.network,
+                network=_policy(self.sandbox.network, "sandbox.network"),
                 cpus=self.sandbox.cpus,
                 memory_mb=self.sandbox.memory_mb,
                 pids=self.sandbox.pids,
@@ -483,7 +518,7 @@ class SandboxView(_Answer, frozen=True, kw_only=True):
     state: SandboxState
     node: str | None
     image: str
-    network: Network
+    network: NetworkPolicy
     labels: dict[str, str]
     cpus: float | UnsetType = UNSET
     memory_mb: int | UnsetType = UNSET
@@ -566,6 +601,10 @@ class NodeView(_Answer, frozen=True, kw_only=True):
     memory_free_mb: int
     disk_mb: int
     disk_free_mb: int
+    egress: bool
+    """Whether its sandboxes can have a network."""
+    egress_problem: str | UnsetType = UNSET
+    """Why they cannot, for a person."""
 
 
 class NodesPage(_Answer, frozen=True, kw_only=True):
@@ -685,6 +724,8 @@ def node_view(node: NodeRecord) -> NodeView:
         memory_free_mb=node.memory_free_mb,
         disk_mb=node.disk_mb,
         disk_free_mb=node.disk_free_mb,
+        egress=node.egress,
+        egress_problem=node.egress_problem or UNSET,
     )
 
 
@@ -701,6 +742,10 @@ def error_view(error: JobError | None) -> JobErrorView | UnsetType:
     if error is None:
         return UNSET
     return JobErrorView(code=error.code, message=error.message, hint=error.hint or UNSET)
+
+
+def _policy(asked: Network | AllowedNetworkRequest | None, field: str) -> NetworkPolicy | None:
+    return asked.to_policy(field) if isinstance(asked, AllowedNetworkRequest) else asked
 
 
 def _or_unset(value: T | None) -> T | UnsetType:

@@ -19,6 +19,7 @@ from sandbox_runtime.protocol.events import Error
 from workers.contract.clock import timestamp
 from workers.contract.errors import JobNotFound, SandboxNotFound, StoreUnavailable
 from workers.contract.jobs import ExecSpec, Job, JobError, Status, line_of, new_id
+from workers.contract.networks import Network
 from workers.contract.sandbox_events import REQUESTED, SandboxEventType
 from workers.contract.sandboxes import (
     Sandbox,
@@ -35,7 +36,13 @@ from workers.contract.store import (
     ready_of,
 )
 from workers.contract.stream import EventStream, NumberedEvent, Writer
-from workers.drivers.driver import CreateFailed, Driver, DriverFault, DriverUnavailable
+from workers.drivers.driver import (
+    CreateFailed,
+    Driver,
+    DriverFault,
+    DriverUnavailable,
+    EgressUnavailable,
+)
 from workers.held import HeldJobs
 from workers.publisher import LOST_HINT, SANDBOX_LOST, Place
 from workers.sandbox_directory import SandboxDirectory, existing
@@ -93,6 +100,8 @@ class Sandboxes:
         """Set once the node has passed its self-test; until then it makes no sandbox."""
         self.has_room = True
         """Whether a new sandbox from `placement` is to be made here."""
+        self.why_no_egress = "the node has not tried its network yet"
+        """Empty once it has tried that such a sandbox reaches nothing that it must not."""
         self.adopted = threading.Event()
         """Set once it is known what lives here; until then no sandbox counts as missing."""
 
@@ -206,6 +215,11 @@ class Sandboxes:
     def all(self) -> list[Sandbox]:
         with self._lock:
             return [sandbox for sandbox, _ in self._known.values()]
+
+    def default_network(self, wanted: Network) -> Network:
+        """`wanted`, where this node can give it; as is known once it has tried."""
+        self.proven.wait(START_DEADLINE_S)
+        return Network.NONE if self.why_no_egress else wanted
 
     def take(self, sandbox_id: str) -> bool:
         """Claims a new sandbox from `placement` and makes it; False where another node did.
@@ -558,6 +572,8 @@ class Sandboxes:
         """As it is once its runtime answers. The caller has its turn, and makes it known."""
         if not self.proven.wait(START_DEADLINE_S):
             raise DriverUnavailable("the node has not passed its self-test")
+        if sandbox.spec.network is not Network.NONE and self.why_no_egress:
+            raise EgressUnavailable(self.why_no_egress)
         directory = SandboxDirectory(self._root, sandbox.id)
         had_volume = self.find(sandbox.id) is not None
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from sandbox_runtime.protocol.requests import CancelReason
-from workers import recovery, self_test
+from workers import egress_test, recovery, self_test
 from workers.capacity import Room, capacity_of
 from workers.contract.clock import timestamp
 from workers.contract.connection import connect
@@ -25,7 +25,13 @@ from workers.contract.store import JobStore, NodeStore, PoolStore, SandboxStore
 from workers.contract.stream import EventStream
 from workers.control import Control
 from workers.drivers.docker import DockerDriver
-from workers.drivers.driver import Driver, DriverFault, DriverUnavailable, sandboxes_root
+from workers.drivers.driver import (
+    Driver,
+    DriverFault,
+    DriverUnavailable,
+    EgressUnavailable,
+    sandboxes_root,
+)
 from workers.drivers.local import LocalDriver
 from workers.held import HeldJobs
 from workers.lifecycle import Sandboxes
@@ -51,6 +57,7 @@ POOL_ROUND_S = 0.5
 RECOVER_ROUND_S = 2.0
 CHECK_ROUND_S = 2.0
 SELF_TEST_PAUSE_S = 5.0
+EGRESS_TEST_PAUSE_S = 30.0
 SPARE_CONNECTIONS = 16
 
 log = structlog.get_logger(__name__)
@@ -146,6 +153,8 @@ class Node:
         self._drained = False
         self._problem = "starting"
         self._next_self_test_s = 0.0
+        self._next_egress_test_s = 0.0
+        self._is_egress_proven = False
         self._warnings: list[str] = []
         self._images: list[str] = []
         self._stopped = threading.Event()
@@ -213,9 +222,9 @@ class Node:
         return body
 
     def _check(self) -> None:
-        before = self._problem
+        before = self._problem, self.sandboxes.why_no_egress
         self._check_driver()
-        if self._problem != before:
+        if (self._problem, self.sandboxes.why_no_egress) != before:
             self._beat()
 
     def _check_driver(self) -> None:
@@ -230,6 +239,9 @@ class Node:
                 return  # Its jobs do not wait for the self-test, which the next round is for.
             if not self.sandboxes.proven.is_set():
                 self._test_itself()
+            self._look_at_egress()
+            # With its network known: who is told of none asks for none.
+            self.sandboxes.proven.set()
             self._problem = ""
         except DriverFault as fault:
             self._problem = str(fault)
@@ -243,7 +255,6 @@ class Node:
         self._next_self_test_s = time.monotonic() + SELF_TEST_PAUSE_S
         started_s = time.monotonic()
         self_test.run(self._driver, sandboxes_root(self._settings.state_dir))
-        self.sandboxes.proven.set()
         duration_ms = int((time.monotonic() - started_s) * 1000)
         log.info("self-test passed", engine=self._driver.engine, duration_ms=duration_ms)
 
@@ -255,6 +266,25 @@ class Node:
             log.critical("node's name is another's", node=self._settings.node_id)
             self._problem = fault.message
             os.kill(os.getpid(), signal.SIGTERM)
+
+    def _look_at_egress(self) -> None:
+        """Whether sandboxes can have a network, which a node is ready without."""
+        before, why_not = self.sandboxes.why_no_egress, self._driver.why_no_egress()
+        if why_not:
+            self._is_egress_proven = False
+            self._next_egress_test_s = 0.0
+        elif not self._is_egress_proven:
+            if time.monotonic() < self._next_egress_test_s:
+                return
+            self._next_egress_test_s = time.monotonic() + EGRESS_TEST_PAUSE_S
+            try:
+                egress_test.run(self._driver, sandboxes_root(self._settings.state_dir))
+                self._is_egress_proven = True
+            except EgressUnavailable as fault:
+                why_not = str(fault)
+        self.sandboxes.why_no_egress = why_not
+        if why_not != before:
+            log.info("egress looked at", available=not why_not, problem=why_not)
 
     def _beat(self) -> None:
         capacity = capacity_of(self._settings.state_dir)
@@ -279,6 +309,8 @@ class Node:
                 engine=self._driver.engine,
                 relay=self._settings.relay,
                 preview_url=self._settings.preview_url,
+                egress=not self.sandboxes.why_no_egress,
+                egress_problem=self.sandboxes.why_no_egress,
             ),
             life_s=self._settings.heartbeat_s * HEARTBEATS,
             holder=self._holder,
@@ -341,11 +373,13 @@ def make_driver(settings: Settings) -> Driver:
             python=settings.local_python,
             ca_bundle=settings.ca_bundle,
             kernel_idle_s=settings.defaults.kernel_idle_s,
+            network=settings.local_network,
         )
     return DockerDriver(
         node_id=settings.node_id,
         state_dir=settings.state_dir,
         defaults=settings.defaults,
+        egress=settings.egress,
         ca_bundle=settings.ca_bundle,
     )
 

@@ -20,6 +20,7 @@ from sandbox_runtime.protocol.errors import RuntimeFault
 from sandbox_runtime.protocol.requests import ExecRequest, Session
 from workers.contract.errors import SandboxNotFound
 from workers.contract.jobs import new_id
+from workers.contract.networks import Network
 from workers.contract.sandboxes import (
     DEFAULT_SESSION,
     Sandbox,
@@ -97,11 +98,13 @@ class Pool:
             self._asked.append((now, self._sandboxes.asked_for.get()))
         while self._asked and self._asked[0][0] < now - DEMAND_WINDOW_S:
             self._asked.popleft()
-        default = _plain(SandboxSpec())
+        default = SandboxSpec(network=self._sandboxes.default_network(Network.EGRESS))
         wanted = {pool_kind(default): (default, self._at_least)}
         left = self._at_most - self._at_least
         once: set[str] = set()
         for _, spec in self._asked:
+            if not isinstance(spec.network, Network):
+                continue  # Its ranges are its own.
             kind = pool_kind(spec)
             if kind not in once:
                 once.add(kind)

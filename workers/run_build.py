@@ -31,7 +31,8 @@ from sandbox_runtime.protocol.requests import CheckoutRequest, ExecRequest, Exec
 from workers.contract.clock import later, timestamp
 from workers.contract.events import JobEvent, Step
 from workers.contract.jobs import BuildSpec, BuildStep, StepRecord, StepStatus
-from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
+from workers.contract.networks import Network
+from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.contract.store import JobStore
 from workers.contract.stream import NumberedEvent
 from workers.drivers.driver import DriverFault, DriverUnavailable
@@ -134,7 +135,7 @@ class BuildRunner:
             expires_at=later(timestamp(), build.spec.timeout_ms + SANDBOX_MARGIN_MS),
             spec=SandboxSpec(
                 image=asked.image,
-                network=Network(asked.network) if asked.network else self._default_network,
+                network=asked.network or self._sandboxes.default_network(self._default_network),
                 cpus=asked.cpus,
                 memory_mb=asked.memory_mb,
                 pids=asked.pids,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from sandbox_runtime.protocol.client import RuntimeClient
@@ -58,13 +59,43 @@ def run(driver: Driver, root: Path) -> None:
     promise = driver.promise(spec)
     if promise is None:
         return
-    sandbox = Sandbox(id=new_id(), name="self-test", owner="", spec=spec, created_at=timestamp())
     try:
-        report = _probe(driver, sandbox, SandboxDirectory(root, sandbox.id))
+        with probe(driver, root, spec) as (sandbox, client):
+            report = sections(printed_by(client, ["/bin/sh", "-c", _PROBE]))
     except (CreateFailed, RuntimeFault, OSError) as fault:
         raise DriverUnavailable(f"self-test: no sandbox could be made: {fault}") from fault
     if wrong := list(judge(report, sandbox.id, promise)):
         raise DriverUnavailable(f"self-test: {'; '.join(wrong)}")
+
+
+@contextmanager
+def probe(driver: Driver, root: Path, spec: SandboxSpec) -> Iterator[tuple[Sandbox, RuntimeClient]]:
+    """A sandbox of nobody's, which answers, until the block ends.
+
+    Raises `DriverFault`, `RuntimeFault`, `OSError`.
+    """
+    sandbox = Sandbox(id=new_id(), name="self-test", owner="", spec=spec, created_at=timestamp())
+    directory = SandboxDirectory(root, sandbox.id)
+    try:
+        token = directory.prepare(driver.user_id, driver.volume_bytes(spec))
+        driver.create(sandbox, directory)
+        client = RuntimeClient(directory.socket, token)
+        try:
+            _wait_for_answer(client)
+            yield sandbox, client
+        finally:
+            client.close()
+    finally:
+        driver.remove(sandbox.id)
+        directory.delete()
+
+
+def printed_by(client: RuntimeClient, argv: list[str]) -> str:
+    """What a program prints that a sandbox's user runs. Raises `RuntimeFault`."""
+    request = ExecRequest(argv=argv, timeout_ms=PROBE_TIMEOUT_MS)
+    with client.execution(new_id(), request, boot_id=None) as reader:
+        events = [numbered.event for batch in reader for numbered in batch]
+    return "".join(event.data for event in events if isinstance(event, Stdout))
 
 
 def judge(report: Report, sandbox_id: str, promise: Promise) -> Iterator[str]:
@@ -132,35 +163,17 @@ def _fields(status: str) -> dict[str, str]:
     return {name: value.strip() for name, _, value in lines}
 
 
-def _probe(driver: Driver, sandbox: Sandbox, directory: SandboxDirectory) -> Report:
-    try:
-        token = directory.prepare(driver.user_id, driver.volume_bytes(sandbox.spec))
-        driver.create(sandbox, directory)
-        client = RuntimeClient(directory.socket, token)
-        try:
-            return sections(_read(client))
-        finally:
-            client.close()
-    finally:
-        driver.remove(sandbox.id)
-        directory.delete()
-
-
-def _read(client: RuntimeClient) -> str:
-    """What the probe prints. Raises `RuntimeFault`."""
+def _wait_for_answer(client: RuntimeClient) -> None:
+    """Raises `RuntimeFault`."""
     deadline = time.monotonic() + ANSWER_DEADLINE_S
     while True:
         try:
             client.ping(timeout_s=2.0)
-            break
+            return
         except RuntimeFault:
             if time.monotonic() > deadline:
                 raise
             time.sleep(PAUSE_S)
-    request = ExecRequest(argv=["/bin/sh", "-c", _PROBE], timeout_ms=PROBE_TIMEOUT_MS)
-    with client.execution(new_id(), request, boot_id=None) as reader:
-        events = [numbered.event for batch in reader for numbered in batch]
-    return "".join(event.data for event in events if isinstance(event, Stdout))
 
 
 def sections(printed: str) -> Report:

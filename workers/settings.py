@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from workers.contract.sandboxes import Network
+from workers.contract.networks import Network, Target, parse_target
 from workers.contract.settings import Environment, StoreSettings, relay_address, store_settings
 
 DRIVERS = ("docker", "local")
+
+LOCAL_NETWORKS = ("none", "host")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,20 @@ class SandboxDefaults:
     kernel_idle_s: int
     """So long after its last cell a code context's kernel is ended."""
     build_network: Network
-    """Builds fetch what they need; other sandboxes ask for a network."""
+    """Of builds; where the node has no egress, none."""
+
+
+@dataclass(frozen=True)
+class EgressSettings:
+    """What sandboxes with a network reach besides the internet."""
+
+    resolver: IPv4Address | None = None
+    """Whom they ask for names; None: whom the host asks."""
+    proxy: str = ""
+    """The URL of the proxy that they are told of; empty: none."""
+    allowed: tuple[Target, ...] = ()
+    redis_url: str = field(default="", repr=False)
+    """Which they never reach, wherever it is; empty: it is on no address."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,7 @@ class Settings:
     memory_reserve_mb: int
     """With less of the machine's memory free, no sandbox is made."""
     defaults: SandboxDefaults
+    egress: EgressSettings
     ca_bundle: Path | None
     """Certificates that sandboxes trust; None leaves the image's own."""
     local_python: Path | None
@@ -60,6 +78,8 @@ class Settings:
     """`host:port` where the web finds this node's relay; empty: on a socket of its machine."""
     preview_url: str
     """How this node's previews are called; empty: as the web's settings say."""
+    local_network: str = "none"
+    """Driver local: what `egress` is there. `host` is the machine's own network, unfiltered."""
     lease_s: float = 30.0
     renew_s: float = 5.0
     heartbeat_s: float = 2.0
@@ -72,8 +92,9 @@ class Settings:
         environment = Environment(environ)
         bundle = environment.text("COLDFRAME_CA_BUNDLE", "/etc/ssl/certs/ca-certificates.crt")
         local_python = environment.text("COLDFRAME_LOCAL_PYTHON", "")
+        store = store_settings(environment)
         settings = cls(
-            store=store_settings(environment),
+            store=store,
             node_id=environment.text("COLDFRAME_NODE", "node-1"),
             state_dir=Path(environment.text("COLDFRAME_STATE_DIR", ".coldframe")).absolute(),
             driver=environment.choice("COLDFRAME_DRIVER", "docker", DRIVERS),
@@ -98,10 +119,54 @@ class Settings:
                     environment.choice("COLDFRAME_BUILD_NETWORK", "egress", tuple(Network))
                 ),
             ),
+            egress=EgressSettings(
+                resolver=_resolver(environment),
+                proxy=_proxy(environment),
+                allowed=_targets(environment),
+                redis_url=store.redis_url,
+            ),
             ca_bundle=Path(bundle) if Path(bundle).is_file() else None,
             local_python=Path(local_python) if local_python else None,
             relay=relay_address(environment),
             preview_url=environment.text("COLDFRAME_PREVIEW_URL", ""),
+            local_network=environment.choice("COLDFRAME_LOCAL_NETWORK", "none", LOCAL_NETWORKS),
         )
         environment.check()
         return settings
+
+
+def _resolver(environment: Environment) -> IPv4Address | None:
+    name = "COLDFRAME_RESOLVER"
+    text = environment.text(name, "")
+    if not text:
+        return None
+    try:
+        return IPv4Address(text)
+    except ValueError:
+        environment.refuse(name, "must be an IPv4 address, asked at port 53")
+        return None
+
+
+def _proxy(environment: Environment) -> str:
+    name = "COLDFRAME_EGRESS_PROXY"
+    url = environment.text(name, "")
+    if url:
+        try:
+            parts = urlsplit(url)
+            is_whole = parts.scheme == "http" and parts.hostname and parts.port
+        except ValueError:
+            is_whole = False
+        if not is_whole:
+            environment.refuse(name, "must be a URL like http://proxy.example:3128")
+    return url
+
+
+def _targets(environment: Environment) -> tuple[Target, ...]:
+    name = "COLDFRAME_ALLOWED_RANGES"
+    found = []
+    for text in environment.text(name, "").replace(",", " ").split():
+        try:
+            found.append(parse_target(text))
+        except ValueError as error:
+            environment.refuse(name, f"has what is no range: {error}")
+    return tuple(found)

@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 from stack import tour
-from stack.driver import Driver
 from tests.client import Client, wait_for
 from tests.compose import Compose, need_compose
 from tests.previews import looking_at, serve
@@ -40,7 +39,7 @@ def api(compose: Compose) -> Iterator[Client]:
 
 
 def test_the_tour_of_make_up_runs_against_it(compose: Compose, tmp_path: Path) -> None:
-    tour.show(compose.access, Driver.DOCKER, tmp_path / "tour")
+    tour.show(compose.access)
 
 
 def test_a_server_in_a_sandbox_is_shown(api: Client) -> None:

@@ -10,7 +10,6 @@ import httpx
 import pytest
 
 from stack.driver import Driver
-from stack.sample_repository import host_address
 from tests.client import Client, Event, events_of, wait_for
 from tests.conftest import DRIVER
 from tests.platform import Platform
@@ -18,6 +17,7 @@ from tests.repositories import (
     GitOverHttp,
     ServedRepository,
     git,
+    host_address,
     make_repository,
     served_over_http,
 )

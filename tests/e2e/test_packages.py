@@ -13,7 +13,7 @@ INSTALL_MS = 100_000
 
 @pytest.fixture(scope="module")
 def box(api: Client) -> Iterator[str]:
-    api.sandbox("packages", network="egress")
+    assert api.sandbox("packages")["network"] == "egress"  # As it is by default.
     yield "packages"
     api.remove("packages")
 

@@ -12,7 +12,7 @@ from tests.client import Client, wait_for
 from tests.platform import NODE, Platform
 
 READY = 2
-KIND = "default/none/default"
+KIND = "default/egress/default"
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,70 @@ def test_a_sandbox_is_made_once_and_found_afterwards(web: Web) -> None:
     assert "env" not in sandbox
 
 
+def test_a_sandbox_that_names_no_network_gets_what_the_nodes_can_give(
+    web: Web, redis_server: RedisServer
+) -> None:
+    given = json_of(web.send("PUT", "/v1/sandboxes/box", {}))["network"]
+    redis_server.empty()
+    with FakeNode(redis_server, egress_problem="No rules here."):
+        web.send("POST", "/v1/sandboxes/used/exec", {"command": "say hi"})
+        left = json_of(web.send("GET", "/v1/sandboxes/used"))["network"]
+
+    assert (given, left) == ("egress", "none")
+
+
+@pytest.mark.parametrize("network", ["egress", {"allow": ["203.0.113.0/24"]}])
+def test_a_network_that_no_node_can_give_is_refused_with_the_reason(
+    alone: Web, redis_server: RedisServer, network: object
+) -> None:
+    with FakeNode(redis_server, egress_problem="No rules here."):
+        answer = alone.send("PUT", "/v1/sandboxes/box", {"network": network})
+        build = alone.send(
+            "POST",
+            "/v1/builds",
+            {
+                "repoUrl": "https://example.org/a",
+                "steps": [{"name": "a", "commands": ["true"]}],
+                "sandbox": {"network": network},
+            },
+        )
+        (node,) = json_of(alone.send("GET", "/v1/nodes"))["nodes"]
+        found = alone.send("GET", "/v1/sandboxes/box")
+
+    assert (answer.status_code, code_of(answer)) == (503, "egress_unavailable")
+    assert "node-1: No rules here." in json_of(answer)["error"]["message"]
+    assert answer.headers["Retry-After"]
+    assert (build.status_code, code_of(build)) == (503, "egress_unavailable")
+    assert (node["egress"], node["egressProblem"]) == (False, "No rules here.")
+    assert found.status_code == 404
+
+
+def test_a_network_that_its_node_could_not_give_after_all_is_refused_as_well(web: Web) -> None:
+    answer = web.send("PUT", "/v1/sandboxes/broken-network", {"network": "egress"})
+
+    assert (answer.status_code, code_of(answer)) == (503, "egress_unavailable")
+
+
+def test_a_list_of_ranges_is_told_in_one_way_and_found_again(web: Web) -> None:
+    halves = {"network": {"allow": ["203.0.113.128/25", "203.0.113.0/25"]}}
+
+    made = web.send("PUT", "/v1/sandboxes/box", halves)
+    found = web.send("PUT", "/v1/sandboxes/box", {"network": {"allow": ["203.0.113.0/24"]}})
+    other = web.send("PUT", "/v1/sandboxes/box", {"network": {"allow": ["203.0.114.0/24"]}})
+
+    assert (made.status_code, found.status_code, other.status_code) == (201, 200, 409)
+    assert json_of(made)["network"] == json_of(found)["network"] == {"allow": ["203.0.113.0/24"]}
+
+
+@pytest.mark.parametrize("cidr", ["203.0.113.5/24", "203.0.113.0/33", "1.2.3.4.5", "203.0.113.256"])
+def test_what_is_no_range_is_refused_with_its_path(web: Web, cidr: str) -> None:
+    body = {"network": {"allow": ["198.51.100.0/24", cidr]}}
+
+    answer = web.send("PUT", "/v1/sandboxes/box", body)
+
+    assert (answer.status_code, field_of(answer)) == (422, "network.allow[1]")
+
+
 def test_a_body_may_be_left_out_where_nothing_in_it_must_be_said(web: Web) -> None:
     assert web.send("PUT", "/v1/sandboxes/box").status_code == 201
 

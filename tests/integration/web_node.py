@@ -67,7 +67,14 @@ CHANGES: dict[type, tuple[SandboxState, SandboxState]] = {
 class FakeNode:
     """Ready from the moment it is entered, until it is left."""
 
-    def __init__(self, server: RedisServer, *, ready: bool = True, problem: str = "") -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        *,
+        ready: bool = True,
+        problem: str = "",
+        egress_problem: str = "",
+    ) -> None:
         settings = StoreSettings(server.url, retention_s=600)
         self._client = connect(settings, max_connections=64)
         self.jobs = JobStore(self._client, retention_s=600)
@@ -79,6 +86,7 @@ class FakeNode:
         self.let_go = threading.Event()
         self._ready = ready
         self._problem = problem
+        self._egress_problem = egress_problem
         self._stopped = threading.Event()
         self._threads = [
             threading.Thread(target=self._forever, args=(step,), daemon=True)
@@ -143,6 +151,8 @@ class FakeNode:
             images=["default", "slim"],
             job_limit=64,
             heartbeat_at=NOW,
+            egress=not self._egress_problem,
+            egress_problem=self._egress_problem,
         )
         self.nodes.beat(record, life_s=5, holder=NODE)
 
@@ -170,8 +180,10 @@ class FakeNode:
         if sandbox is None:
             return
         if sandbox.name.startswith("broken"):
-            code = "driver_unavailable" if "engine" in sandbox.name else "sandbox_failed"
-            self._move(sandbox, SandboxState.FAILED, JobError(code=code, message="No disk left."))
+            codes = {"engine": "driver_unavailable", "network": "egress_unavailable"}
+            found = [code for word, code in codes.items() if word in sandbox.name]
+            error = JobError(code=(*found, "sandbox_failed")[0], message="No disk left.")
+            self._move(sandbox, SandboxState.FAILED, error)
         elif not sandbox.name.startswith("slow"):
             self._move(sandbox, SandboxState.RUNNING, None)
 

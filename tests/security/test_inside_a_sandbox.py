@@ -70,15 +70,16 @@ def test_no_program_in_the_image_gains_rights_by_its_mode(
 def test_a_sandbox_without_a_network_reaches_no_service_of_its_host(
     platform: Platform,
     api: Client,
-    box: str,
 ) -> None:
+    api.sandbox("without", network="none")
     port = platform.redis_url.rpartition(":")[2].partition("/")[0]
     attempts = "; ".join(
         f"(echo > /dev/tcp/{address}/{port}) 2>/dev/null && echo {address}"
         for address in ("127.0.0.1", "172.17.0.1", "169.254.169.254")
     )
 
-    reached = api.exec(box, f"{attempts}; echo end")
+    reached = api.exec("without", f"{attempts}; echo end")
+    api.remove("without")
 
     assert reached["stdout"] == "end\n"
 

@@ -17,7 +17,8 @@ from sandbox_runtime.protocol.events import Complete, Numbered, Stdout
 from sandbox_runtime.protocol.requests import CancelReason, ExecRequest
 from tests.client import wait_for
 from workers.contract.jobs import new_id
-from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
+from workers.contract.networks import Network
+from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.drivers.driver import Driver, DriverUnavailable, sandboxes_root
 from workers.node import make_driver
 from workers.sandbox_directory import SandboxDirectory

@@ -16,6 +16,7 @@ from workers.contract.settings import InvalidSettings
 
 OF_OTHER_WAYS_TO_RUN_IT = {
     *("COLDFRAME_DRIVER", "COLDFRAME_LOCAL_PYTHON", "COLDFRAME_WAIT_LIMIT_S"),
+    "COLDFRAME_LOCAL_NETWORK",
     # It has all on one host.
     *("COLDFRAME_RELAY_ADDRESS", "COLDFRAME_TLS_DIR"),
 }

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-import shutil
-import subprocess
-from pathlib import Path
+import tarfile
 
 import pytest
 
 from stack.api import Event
 from stack.errors import TourFailed
-from stack.ports import accepts
 from stack.progress import Progress
-from stack.sample_repository import FILES, sample_repository
+from stack.sample_project import FILES, sample_archive
 from stack.status import render_table
 from stack.tour import describe, follow
 
@@ -55,20 +52,11 @@ def test_a_plot_is_told_by_its_size() -> None:
     assert describe(Event(type="result", png=png)) == ["result   a PNG of 1,234 bytes"]
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_the_sample_repository_can_be_cloned_as_long_as_it_is_served(tmp_path: Path) -> None:
-    with sample_repository(tmp_path / "served", "127.0.0.1") as url:
-        subprocess.run(
-            ["git", "clone", "--quiet", url, str(tmp_path / "clone")],
-            check=True,
-            capture_output=True,
-            timeout=30,
-        )
+def test_the_sample_project_is_sent_along_with_all_its_files() -> None:
+    sent = io.BytesIO(base64.b64decode(sample_archive()))
 
-    assert all((tmp_path / "clone" / name).is_file() for name in FILES)
-    host, port = url.removeprefix("git://").removesuffix("/words").split(":")
-    assert not accepts(host, int(port))
-    assert not (tmp_path / "served").exists()
+    with tarfile.open(fileobj=sent) as archive:
+        assert archive.getnames() == list(FILES)
 
 
 def test_a_table_is_as_wide_as_its_widest_cells() -> None:

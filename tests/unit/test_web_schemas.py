@@ -21,7 +21,8 @@ from web.schemas import (
     job_view,
 )
 from workers.contract.jobs import BuildSpec, BuildStep, ExecSpec, Job, JobKind, Status, StepRecord
-from workers.contract.sandboxes import Network, SandboxSpec
+from workers.contract.networks import Network
+from workers.contract.sandboxes import SandboxSpec
 
 STEP = {"name": "test", "commands": ["make"]}
 REPOSITORY = "https://example.org/a.git"
@@ -141,6 +142,10 @@ def test_a_wrong_field_of_a_build_is_named(fields: dict[str, Any], field: str) -
         (SandboxRequest, {"memoryMb": 1}, "memoryMb"),
         (SandboxRequest, {"memoryMb": "1g"}, "memoryMb"),
         (SandboxRequest, {"network": "all"}, "network"),
+        (SandboxRequest, {"network": {"allow": []}}, "network.allow"),
+        (SandboxRequest, {"network": {"allow": ["203.0.113.0/24"] * 65}}, "network.allow"),
+        (SandboxRequest, {"network": {"allow": ["203.0.113.0/24", "all"]}}, "network.allow[1]"),
+        (SandboxRequest, {"network": {"deny": []}}, "network.deny"),
         (SandboxRequest, {"cpus": -1}, "cpus"),
         (SandboxRequest, {"labels": {"a b": "c"}}, "labels"),
         (SandboxRequest, {"name": "a"}, "name"),

@@ -124,13 +124,21 @@ def test_an_engine_that_should_be_mended_is_told_of(
     assert said in found
 
 
-def test_a_core_pattern_that_starts_a_program_and_a_bridge_without_filter_are_told_of(
-    tmp_path: Path,
-) -> None:
-    core, bridge = tmp_path / "core", tmp_path / "bridge"
+def test_a_core_pattern_that_starts_a_program_is_told_of(tmp_path: Path) -> None:
+    core = tmp_path / "core"
     core.write_text("|/usr/lib/crash %p\n")
-    bridge.write_text("0\n")
 
-    found = list(advice.of_kernel(core, bridge))
+    (found,) = advice.of_kernel(core)
 
-    assert ["core_pattern" in found[0], "bridge-nf-call" in found[1]] == [True, True]
+    assert "core_pattern" in found
+
+
+@pytest.mark.parametrize(("value", "filtered"), [("1\n", True), ("0\n", False), (None, False)])
+def test_a_bridge_is_filtered_where_the_kernel_says_so(
+    tmp_path: Path, value: str | None, filtered: bool
+) -> None:
+    bridge = tmp_path / "bridge"
+    if value is not None:
+        bridge.write_text(value)
+
+    assert advice.bridges_are_filtered(bridge) is filtered

@@ -74,7 +74,7 @@ class BuildRoutes:
         archive = None if body.archive is msgspec.UNSET else body.archive
         if archive is not None and len(archive) > self._max_archive_bytes:
             raise BodyTooLarge(self._max_archive_bytes)
-        self._placement.check_nodes(spec.sandbox.image)
+        self._placement.check_nodes(spec.sandbox.image, spec.sandbox.network)
         job = Job(
             id=new_id(),
             kind=JobKind.BUILD,

@@ -180,7 +180,7 @@ class SandboxRoutes:
             idle_timeout_ms=spec.idle_timeout_ms,
             expires_at=None if lifetime_ms is None else later(now, lifetime_ms),
         )
-        sandbox, created = self._placement.find_or_make(wanted)
+        sandbox, created = self._placement.find_or_make(wanted, body.asked_network())
         if not created and (differences := body.differences(sandbox.spec)):
             raise SandboxExists(
                 f"The sandbox {name} is there and differs in {', '.join(differences)}."

@@ -133,6 +133,13 @@ class UnsupportedByDriver(Fault):
     hint = "Driver local cannot; docker can."
 
 
+class EgressUnavailable(Fault):
+    """No node that is ready can give a sandbox the network that was asked for."""
+
+    code = "egress_unavailable"
+    hint = "GET /v1/nodes has what stands in the way; `network: none` is always there."
+
+
 class SandboxFailed(Fault):
     """The sandbox could not be made."""
 

@@ -11,6 +11,7 @@ import msgspec
 
 from sandbox_runtime.protocol.events import Conclusion
 from sandbox_runtime.protocol.requests import Encoding
+from workers.contract.networks import NetworkPolicy
 
 DEFAULT_TIMEOUT_MS = 60 * 60 * 1000
 MAX_TIMEOUT_MS = 24 * 60 * 60 * 1000
@@ -78,7 +79,7 @@ class BuildSandbox(_Value, frozen=True):
     """The sandbox that a build gets for itself; what is None is the node's default."""
 
     image: str = "default"
-    network: str | None = None
+    network: NetworkPolicy | None = None
     cpus: float | None = None
     memory_mb: int | None = None
     pids: int | None = None

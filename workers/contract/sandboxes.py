@@ -8,6 +8,7 @@ import msgspec
 
 from sandbox_runtime.protocol.requests import CodeContext, Session
 from workers.contract.jobs import JobError
+from workers.contract.networks import Network, NetworkPolicy
 
 DEFAULT_SESSION = "default"
 WORKSPACE = "/workspace"
@@ -42,13 +43,6 @@ class SandboxState(StrEnum):
     FAILED = "failed"
 
 
-class Network(StrEnum):
-    """What a sandbox can reach. `none`: nothing. `egress`: outwards, by the node's own network."""
-
-    NONE = "none"
-    EGRESS = "egress"
-
-
 class _Value(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     pass
 
@@ -57,7 +51,7 @@ class SandboxSpec(_Value, frozen=True):
     """What was asked for; what is None is the node's default."""
 
     image: str = "default"
-    network: Network = Network.NONE
+    network: NetworkPolicy = Network.NONE
     env: dict[str, str] = {}
     labels: dict[str, str] = {}
     cpus: float | None = None
@@ -73,8 +67,12 @@ class SandboxSpec(_Value, frozen=True):
 
 
 def pool_kind(spec: SandboxSpec) -> str:
-    """What a sandbox that is ready before it is asked for must have been made with."""
-    return f"{spec.image}/{spec.network.value}/{spec.disk_mb or 'default'}"
+    """What a sandbox that is ready before it is asked for must have been made with.
+
+    None is kept of the kind `allow`, whose ranges are each sandbox's own.
+    """
+    network = spec.network.value if isinstance(spec.network, Network) else "allow"
+    return f"{spec.image}/{network}/{spec.disk_mb or 'default'}"
 
 
 class Sandbox(_Value, frozen=True):
@@ -146,6 +144,10 @@ class NodeRecord(_Value, frozen=True):
     warnings: list[str] = []
     engine: str = ""
     """What makes its sandboxes, with its version."""
+    egress: bool = False
+    """True where its sandboxes can have a network now."""
+    egress_problem: str = ""
+    """Why they cannot, for a person."""
     relay: str = ""
     """`host:port` where its relay listens for the web; empty: on a socket of the web's machine."""
     drained: bool = False

@@ -60,6 +60,10 @@ class Environment:
             self._mistakes.append(f"{name} is not set")
         return value
 
+    def refuse(self, name: str, why: str) -> None:
+        """Notes a mistake that the caller has found."""
+        self._mistakes.append(f"{name} {why}")
+
     def check(self) -> None:
         """Raises `InvalidSettings` with all that was wrong."""
         if self._mistakes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +18,25 @@ import requests
 from docker.types import LogConfig, Mount, Ulimit
 
 from workers import mounts
+from workers.contract.networks import AllowedNetwork, Network, NetworkPolicy
 from workers.contract.node_files import RUN_MOUNT
-from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
+from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.drivers import advice
+from workers.drivers.bridges import Bridges
 from workers.drivers.cgroups import JOBS, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
     RUNTIME_LIMITS,
     CreateFailed,
     DriverUnavailable,
+    EgressUnavailable,
     Limits,
     Promise,
     RuntimeEnvironment,
     limits_of,
     owner_of,
 )
+from workers.drivers.resolver import find_reach
+from workers.drivers.rules import Bridge, Plan, Reach
 from workers.drivers.user_environment import (
     CA_BUNDLE_MOUNT,
     MOUNTED,
@@ -38,7 +45,7 @@ from workers.drivers.user_environment import (
     write_user_environment,
 )
 from workers.sandbox_directory import VOLUME_MOUNTS, SandboxDirectory
-from workers.settings import SandboxDefaults
+from workers.settings import EgressSettings, SandboxDefaults
 
 MIB = 1024 * 1024
 ENGINE_TIMEOUT_S = 30
@@ -46,7 +53,9 @@ CHECK_TIMEOUT_S = 2
 API_VERSION = "1.41"
 """Docker Engine 20.10 and later."""
 REMOVE_DEADLINE_S = 30.0
-EGRESS_NETWORK = "coldframe-egress"
+RESOLV_CONF_MOUNT = "/etc/resolv.conf"
+ALLOW_LABEL = "coldframe.allow"
+"""The ranges that a sandbox may reach, which the rules are made of again whenever they are."""
 RUNTIME_MOUNT = "/opt/coldframe"
 RUNTIME_COMMAND = [
     *(f"{RUNTIME_MOUNT}/bin/python3", "-I", "-B", "-X", "utf8"),
@@ -82,13 +91,26 @@ class DockerDriver:
     user_id: int | None = None
 
     def __init__(
-        self, *, node_id: str, state_dir: Path, defaults: SandboxDefaults, ca_bundle: Path | None
+        self,
+        *,
+        node_id: str,
+        state_dir: Path,
+        defaults: SandboxDefaults,
+        egress: EgressSettings,
+        ca_bundle: Path | None,
     ) -> None:
         self._node_id = node_id
         self._state_dir = state_dir
         self._defaults = defaults
+        self._egress = egress
         self._ca_bundle = ca_bundle
         self._owner = owner_of(state_dir, node_id)
+        self._bridges = Bridges(
+            self._owner, [self._bridge_name("egress"), self._bridge_name("allow")]
+        )
+        self._network_lock = threading.RLock()
+        self._why_no_egress = "the node has not made its networks yet"
+        self._reach: Reach | None = None
         self._runtime = RuntimeEnvironment(
             python="python3", user_env=MOUNTED, kernel_idle_s=defaults.kernel_idle_s
         )
@@ -111,10 +133,14 @@ class DockerDriver:
                     self._ask_engine()
         except DriverUnavailable:
             self.engine = ""  # It may come back as another version.
+            self._hold_on()  # Its sandboxes live on.
             raise
+        self._hold_networks()
         self.image_id("default")
         self._runtime_tree()
         warnings = [*self._advice, *advice.of_kernel()]
+        if self._why_no_egress:
+            warnings.append(f"no sandbox can have a network: {self._why_no_egress}")
         if not self._cgroups.kills:
             warnings.append(
                 "cgroup v2 cannot be written: what a job leaves behind in a session of its own "
@@ -149,6 +175,19 @@ class DockerDriver:
             )
         return (spec.disk_mb or self._defaults.disk_mb) * MIB
 
+    def why_no_egress(self) -> str:
+        return self._why_no_egress
+
+    def reach(self) -> Reach:
+        if self._reach is None:
+            self._reach = find_reach(self._egress)
+        return self._reach
+
+    def address_of(self, sandbox_id: str) -> str:
+        with _engine_errors():
+            container = self._docker.containers.get(_container_name(sandbox_id))
+        return _address(container.attrs["NetworkSettings"])
+
     def images(self) -> list[str]:
         return sorted(self._images())
 
@@ -163,9 +202,17 @@ class DockerDriver:
         limits = limits_of(sandbox.spec, self._defaults)
         image_id = self.image_id(sandbox.spec.image)
         image_environment = self._image_environment(image_id)
-        with_certificates = self._ca_bundle is not None
+        network = sandbox.spec.network
+        if network is not Network.NONE and self._why_no_egress:
+            raise EgressUnavailable(self._why_no_egress)
         write_user_environment(
-            directory, user_environment(image_environment, with_certificates=with_certificates)
+            directory,
+            user_environment(
+                image_environment,
+                with_certificates=self._ca_bundle is not None,
+                # It would reach for `allow` whatever is asked of it.
+                proxy=self._egress.proxy if network is Network.EGRESS else "",
+            ),
         )
         users = directory.users
         # Memory that a file in them takes is not given back: both full, half of it is left.
@@ -178,6 +225,10 @@ class DockerDriver:
             mounts.append(_bind(directory.write(name, content), f"/etc/{name}", read_only=True))
         if self._ca_bundle:
             mounts.append(_bind(self._ca_bundle.resolve(), CA_BUNDLE_MOUNT, read_only=True))
+        if network is not Network.NONE:
+            # The engine's own resolver knows the names of others; theirs is the only one.
+            conf = directory.write("resolv.conf", f"nameserver {self.reach().resolver}\n")
+            mounts.append(_bind(conf, RESOLV_CONF_MOUNT, read_only=True))
         try:
             with _engine_errors():
                 groups = self._make_groups(sandbox.id, limits)
@@ -200,7 +251,7 @@ class DockerDriver:
                     security_opt=["no-new-privileges:true"],
                     ipc_mode="private",
                     shm_size=shared_bytes,
-                    network=self._network(sandbox.spec.network),
+                    **self._network(network),
                     read_only=True,
                     tmpfs=_tmpfs(shared_bytes),
                     mounts=mounts,
@@ -211,6 +262,7 @@ class DockerDriver:
                         "coldframe.owner": self._owner,
                         "coldframe.node": self._node_id,
                         "coldframe.sandbox": sandbox.id,
+                        **_allow_label(network),
                     },
                     environment=_only(
                         self._runtime.variables(
@@ -221,7 +273,8 @@ class DockerDriver:
                         image_environment,
                     ),
                 )
-                container.start()
+                with self._listed(network):
+                    container.start()
         except Exception as error:
             self.remove(sandbox.id)
             if "bind source path does not exist" in str(error) and directory.volume.is_mount():
@@ -292,11 +345,15 @@ class DockerDriver:
     def leave(self) -> None:
         """Removes what all sandboxes of the node shared."""
         self._cgroups.leave()
-        for network in self._docker.networks.list(names=[EGRESS_NETWORK]):
-            try:
-                network.remove()
-            except docker.errors.APIError:
-                pass  # Another node on this machine still uses it.
+        with self._network_lock:
+            self._why_no_egress = "the node has left"
+            for network in self._docker.networks.list(filters={"label": self._label()}):
+                try:
+                    network.remove()
+                except docker.errors.APIError:
+                    pass  # A sandbox that could not be removed is still there, behind its rules.
+            if not self._docker.networks.list(filters={"label": self._label()}):
+                self._bridges.remove()
 
     def _ask_engine(self) -> None:
         components = self._probe.version().get("Components", [])
@@ -390,22 +447,85 @@ class DockerDriver:
         except OSError as error:
             raise DriverUnavailable("no runtime was made here yet (make up)") from error
 
-    def _network(self, network: Network) -> str:
+    def _label(self) -> str:
+        return f"coldframe.owner={self._owner}"
+
+    def _network(self, network: NetworkPolicy) -> dict[str, Any]:
         if network is Network.NONE:
-            return "none"
-        if not self._docker.networks.list(names=[EGRESS_NETWORK]):
-            try:
-                self._docker.networks.create(
-                    EGRESS_NETWORK,
-                    driver="bridge",
-                    check_duplicate=True,
+            return {"network": "none"}
+        kind = "allow" if isinstance(network, AllowedNetwork) else "egress"
+        return {"network": self._network_name(kind), "dns": [str(self.reach().resolver)]}
+
+    def _network_name(self, kind: str) -> str:
+        return f"coldframe-{self._owner}-{kind}"
+
+    def _bridge_name(self, kind: str) -> str:
+        """An interface's: 15 characters at the most."""
+        return f"cf-{self._owner[:10]}-{kind[0]}"
+
+    def _hold_on(self) -> None:
+        """Notes why not, where the rules cannot be held; then nothing passes."""
+        try:
+            with self._network_lock:
+                self._bridges.hold_on()
+        except EgressUnavailable as fault:
+            self._why_no_egress = str(fault)
+
+    def _hold_networks(self) -> None:
+        """Has the networks there, and in front of them the rules; else notes why not."""
+        try:
+            with self._network_lock:
+                self._bridges.check_machine()
+                reach = self.reach()
+                with _engine_errors():
+                    egress, allow = self._bridge("egress"), self._bridge("allow")
+                    listed = self._listed_ranges()
+                self._bridges.hold(Plan(self._owner, egress, allow, reach, listed))
+                self._why_no_egress = ""
+        except (EgressUnavailable, CreateFailed) as fault:
+            self._bridges.shut()
+            self._why_no_egress = str(fault)
+
+    @contextmanager
+    def _listed(self, network: NetworkPolicy) -> Iterator[None]:
+        """What starts within gets its rules with its address: it has none before."""
+        if not isinstance(network, AllowedNetwork):
+            yield
+            return
+        with self._network_lock:
+            self._hold_networks()  # An address's former holder is listed no more.
+            yield
+            self._hold_networks()
+            if self._why_no_egress:
+                raise EgressUnavailable(self._why_no_egress)
+
+    def _listed_ranges(self) -> dict[str, tuple[str, ...]]:
+        filters = {"label": [self._label(), ALLOW_LABEL]}
+        return {
+            _address(container["NetworkSettings"]): tuple(container["Labels"][ALLOW_LABEL].split())
+            for container in self._docker.api.containers(filters=filters)
+            if container["State"] in ALIVE
+        }
+
+    def _bridge(self, kind: str) -> Bridge:
+        name, bridge = self._network_name(kind), self._bridge_name(kind)
+        found = self._docker.networks.list(names=[name])
+        if not found:
+            network = self._docker.networks.create(
+                name,
+                driver="bridge",
+                check_duplicate=True,
+                labels=dict([self._label().split("=")]),
+                options={
                     # Sandboxes do not reach each other.
-                    options={"com.docker.network.bridge.enable_icc": "false"},
-                )
-            except docker.errors.APIError as error:
-                if error.status_code != 409:  # Another thread was faster.
-                    raise
-        return EGRESS_NETWORK
+                    "com.docker.network.bridge.enable_icc": "false",
+                    "com.docker.network.bridge.name": bridge,
+                },
+            )
+            network.reload()
+            found = [network]
+        (config,) = found[0].attrs["IPAM"]["Config"][:1]
+        return Bridge(bridge, IPv4Network(config["Subnet"]))
 
 
 class _Gone(CreateFailed):
@@ -436,6 +556,18 @@ def _tmpfs(shared_bytes: int) -> dict[str, str]:
         # Commands and their standard input on their way to a shell.
         "/run": "rw,nosuid,nodev,noexec,size=32m,nr_inodes=16384,mode=755",
     }
+
+
+def _address(network_settings: Mapping[str, Any]) -> str:
+    """A sandbox has one network at most."""
+    (network,) = network_settings["Networks"].values()
+    return str(network["IPAddress"])
+
+
+def _allow_label(network: NetworkPolicy) -> dict[str, str]:
+    if isinstance(network, AllowedNetwork):
+        return {ALLOW_LABEL: " ".join(network.allow)}
+    return {}
 
 
 def _group_mount(name: str) -> str:

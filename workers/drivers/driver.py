@@ -2,6 +2,7 @@
 
 DriverFault
 ├── DriverUnavailable   the engine does not answer, or lacks what sandboxes need
+├── EgressUnavailable   the node cannot give a sandbox a network and keep it from its own
 └── CreateFailed        this one sandbox could not be started
 """
 
@@ -15,6 +16,7 @@ from typing import ClassVar, Protocol
 
 from workers.contract import node_files
 from workers.contract.sandboxes import Sandbox, SandboxSpec
+from workers.drivers.rules import Reach
 from workers.sandbox_directory import SandboxDirectory
 from workers.settings import SandboxDefaults
 from workers.user_blocks import HOME, UserBlock
@@ -32,6 +34,13 @@ class DriverUnavailable(DriverFault):
 
     code = "driver_unavailable"
     hint = "Start the engine on the node (make engine), then try again."
+
+
+class EgressUnavailable(DriverFault):
+    """The node cannot give a sandbox a network and keep it from its own."""
+
+    code = "egress_unavailable"
+    hint = "Mend what the node says (GET /v1/nodes), or ask for `network: none`."
 
 
 class CreateFailed(DriverFault):
@@ -93,6 +102,18 @@ class Driver(Protocol):
 
         Raises `DriverUnavailable` where the node's disk is nearly full.
         """
+
+    def why_no_egress(self) -> str:
+        """Why no sandbox can be given a network, as `check` has found; empty where one can."""
+
+    def reach(self) -> Reach | None:
+        """What is reached besides the internet; None: it filters nothing.
+
+        Raises `EgressUnavailable`.
+        """
+
+    def address_of(self, sandbox_id: str) -> str:
+        """On the network that it was given. Raises `DriverFault`."""
 
     def images(self) -> list[str]:
         """Names of the images that sandboxes can start from. Raises `DriverUnavailable`."""

@@ -17,18 +17,21 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from workers.contract.networks import Network
 from workers.contract.node_files import RUN_MOUNT
-from workers.contract.sandboxes import Network, Sandbox, SandboxSpec
+from workers.contract.sandboxes import Sandbox, SandboxSpec
 from workers.drivers.cgroups import JOBS, Hierarchies, SandboxCgroups, find_hierarchies
 from workers.drivers.driver import (
     CreateFailed,
     DriverUnavailable,
+    EgressUnavailable,
     Limits,
     Promise,
     RuntimeEnvironment,
     owner_of,
     sandboxes_root,
 )
+from workers.drivers.rules import Reach
 from workers.drivers.user_environment import (
     DEFAULTS,
     MOUNTED,
@@ -43,6 +46,11 @@ WARNING = (
     "driver local: sandboxes run under bubblewrap on this machine's own programs. "
     "Run only code that you trust."
 )
+UNFILTERED = (
+    "COLDFRAME_LOCAL_NETWORK=host: sandboxes with egress have this machine's own network, "
+    "its services on loopback and its private ranges among it."
+)
+NO_FILTER = "driver local cannot filter what a sandbox reaches"
 USER_ID = 1000
 """All sandboxes' one user, where the worker is root: their code is trusted."""
 
@@ -69,7 +77,9 @@ class LocalDriver:
         python: Path | None,
         ca_bundle: Path | None,
         kernel_idle_s: int,
+        network: str,
     ) -> None:
+        self._has_network = network == "host"
         self._root = sandboxes_root(state_dir)
         self._is_root = os.geteuid() == 0
         user, group = (USER_ID, USER_ID) if self._is_root else (os.getuid(), os.getgid())
@@ -87,13 +97,22 @@ class LocalDriver:
     def check(self) -> list[str]:
         if shutil.which("bwrap") is None:
             raise DriverUnavailable("bubblewrap is not installed (apt-get install bubblewrap)")
-        return [WARNING]
+        return [WARNING, UNFILTERED] if self._has_network else [WARNING]
 
     def promise(self, spec: SandboxSpec) -> Promise | None:
         return None
 
     def volume_bytes(self, spec: SandboxSpec) -> int | None:
         return None
+
+    def why_no_egress(self) -> str:
+        return "" if self._has_network else NO_FILTER
+
+    def reach(self) -> Reach | None:
+        return None
+
+    def address_of(self, sandbox_id: str) -> str:
+        raise EgressUnavailable(NO_FILTER)
 
     def images(self) -> list[str]:
         return ["default"]
@@ -102,6 +121,9 @@ class LocalDriver:
         return name
 
     def create(self, sandbox: Sandbox, directory: SandboxDirectory) -> None:
+        network = sandbox.spec.network
+        if network is not Network.NONE and not (self._has_network and network is Network.EGRESS):
+            raise EgressUnavailable(NO_FILTER)
         path = f"{self._python.parent}:{OWN_PROGRAMS}:{DEFAULTS['PATH']}"
         write_user_environment(directory, user_environment({"PATH": path}, with_certificates=False))
         directory.write("passwd", self._users.passwd())

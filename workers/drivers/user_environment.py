@@ -44,15 +44,23 @@ CERTIFICATES = dict.fromkeys(
 )
 """Where the operator's certificates are mounted: for what does not look there by itself."""
 
+NOT_BY_PROXY = "localhost,127.0.0.1,::1"
+
 OWN_PROGRAMS = "/home/sandbox/.local/bin"
 """Where pip and npm put what the user installs: the root is read-only."""
 
 
-def user_environment(image: Mapping[str, str], *, with_certificates: bool) -> dict[str, str]:
-    """`image` is the environment that the image names."""
+def user_environment(
+    image: Mapping[str, str], *, with_certificates: bool, proxy: str = ""
+) -> dict[str, str]:
+    """`image` is the environment that the image names; `proxy` an URL, or empty."""
     environment = {**DEFAULTS, **image, **ALWAYS}
     if with_certificates:
         environment |= CERTIFICATES
+    if proxy:
+        # Programs do not agree on how they are written.
+        for name, value in (("http", proxy), ("https", proxy), ("no", NOT_BY_PROXY)):
+            environment |= {f"{name}_proxy": value, f"{name}_proxy".upper(): value}
     if OWN_PROGRAMS not in environment["PATH"].split(":"):
         environment["PATH"] = f"{OWN_PROGRAMS}:{environment['PATH']}"
     return environment
