@@ -15,10 +15,13 @@ TIMEOUT_S = 45 * 60
 SIGN_OF_LIFE_S = 30.0
 
 GROUPS = {
-    "quick": ("tests/unit", "tests/shared", "tests/integration"),
+    "quick": ("tests/unit", "tests/shared", "tests/integration", "tests/fleet"),
     "slow": ("tests/e2e", "tests/security"),
 }
-"""The slow ones mostly wait for containers, so two processes keep two cores busy."""
+"""Two processes keep two cores busy: the slow ones mostly wait for containers.
+
+`fleet` starts platforms of its own, and so is in the group that has no other one.
+"""
 
 
 @dataclass(frozen=True)
