@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.errors import PlatformRefused, PlatformUnreachable
 from bench.settings import Settings
-from bench.sse import Event, read_events
+from bench.sse import TERMINAL_TYPES, Event, read_events
 
 CALL_TIMEOUT_S = 120.0
 IDLE_LIMIT_S = 10.0
@@ -38,6 +38,7 @@ class Api:
         self._connection = http.client.HTTPConnection(
             settings.host, settings.port, timeout=CALL_TIMEOUT_S
         )
+        self._followed: http.client.HTTPResponse | None = None
         self._used_at = time.monotonic()
         self._headers = {
             "Authorization": f"Bearer {settings.api_key}",
@@ -157,6 +158,14 @@ class Api:
             response = self._connection.getresponse()
             _check_status(response, response.status, b"")
             response.readline()
+            self._followed = response
+
+    def is_told_the_end(self) -> bool:
+        """Reads what the job that it follows told, to its end; False where that is missing."""
+        assert self._followed is not None
+        with _translated_errors():
+            events = list(read_events(iter(self._followed.readline, b"")))
+        return bool(events) and events[-1].type in TERMINAL_TYPES
 
     def _request(
         self,

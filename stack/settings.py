@@ -40,7 +40,7 @@ class StackSettings:
     """Empty: a server of our own."""
     database_url: str = field(default="", repr=False)
     """Empty: a file in the state directory."""
-    job_limit: int = 128
+    job_limit: int = 320
     ca_bundle: str = ""
     """A PEM file that sandboxes trust; empty: the host's own."""
     local_python: Path | None = None
@@ -65,7 +65,7 @@ class StackSettings:
             driver=environment.choice("COLDFRAME_DRIVER", "", DRIVERS),
             redis_url=environment.text("COLDFRAME_REDIS_URL", ""),
             database_url=environment.text("COLDFRAME_DATABASE_URL", ""),
-            job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 128, at_least=1),
+            job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 320, at_least=1),
             ca_bundle=environment.text("COLDFRAME_CA_BUNDLE", ""),
             local_python=Path(local_python).absolute() if local_python else None,
             tour=environment.choice("COLDFRAME_TOUR", "1", ("0", "1")) == "1",

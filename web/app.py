@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import re
 import time
 from importlib.metadata import PackageNotFoundError, version
@@ -37,6 +36,7 @@ from web.auth import Authentication, Caller
 from web.cancellation import Cancellation
 from web.database import Database
 from web.door import Door
+from web.fleet_metrics import FleetMetrics
 from web.keys import KeyStore, Scope
 from web.metrics import Metrics
 from web.names import SandboxNames
@@ -47,6 +47,7 @@ from web.relays import Relays
 from web.settings import Settings
 from workers.contract.clock import timestamp
 from workers.contract.connection import RedisClient, connect
+from workers.contract.counts import CountStore
 from workers.contract.errors import Fault, SandboxNotRunning
 from workers.contract.jobs import new_id
 from workers.contract.owners import Limits, RequestRates
@@ -100,7 +101,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     metrics = Metrics(
         readers=lambda: readers.count,
         redis_up=lambda: _answers(client),
-        waiting=lambda: _waiting(jobs),
+        fleet=FleetMetrics(nodes=nodes, jobs=jobs, counts=CountStore(client)),
     )
     placement = Placement(
         sandboxes=sandboxes,
@@ -365,14 +366,6 @@ def _answers(client: RedisClient) -> float:
     except redis.exceptions.RedisError:
         return 0.0
     return 1.0
-
-
-def _waiting(jobs: JobStore) -> float:
-    """Not a number where Redis does not answer."""
-    try:
-        return jobs.waiting()
-    except Fault:
-        return math.nan
 
 
 def _version() -> str:

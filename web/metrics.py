@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 
 from workers.contract.jobs import JobKind
 
@@ -22,9 +23,11 @@ class Metrics:
         *,
         readers: Callable[[], float],
         redis_up: Callable[[], float],
-        waiting: Callable[[], float],
+        fleet: Collector,
     ) -> None:
+        """`fleet`: what is told of more than this process."""
         self._registry = CollectorRegistry()
+        self._registry.register(fleet)
         self._requests = Counter(
             "coldframe_http_requests",
             "Requests answered, by route.",
@@ -46,11 +49,6 @@ class Metrics:
         Gauge(
             "coldframe_readers", "Streams and waiting requests open now.", registry=self._registry
         ).set_function(readers)
-        Gauge(
-            "coldframe_waiting_jobs",
-            "Jobs that could run and wait for a place; those behind them in line not counted.",
-            registry=self._registry,
-        ).set_function(waiting)
         Gauge("coldframe_redis_up", "1 where Redis answers.", registry=self._registry).set_function(
             redis_up
         )

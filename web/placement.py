@@ -220,7 +220,7 @@ class Placement:
         with self._readers.open_sandbox(sandbox.id) as reader:
             if sandbox.node is None:
                 # Also for one that is found: the message for it may not have been sent.
-                self._sandboxes.send_to_placement(sandbox.id)
+                self._sandboxes.send_to_placement(sandbox)
                 self._wait_for_room(reader, sandbox)
             made = self._wait_with(
                 reader,
@@ -242,7 +242,10 @@ class Placement:
     def _wait_for_room(self, reader: Reader, sandbox: Sandbox) -> None:
         """Until a node has it, or has room for it. Raises `NoCapacity`; then it is given up."""
         deadline = self._monotonic() + self._capacity_limit_s
-        while not any(node.has_room for node in self._nodes.all()):
+        needs_egress = sandbox.spec.network is not Network.NONE
+        while not any(
+            node.has_room and (node.egress or not needs_egress) for node in self._nodes.all()
+        ):
             if self._sandboxes.get(sandbox.id).node is not None:
                 return
             if self._monotonic() > deadline:
@@ -303,7 +306,7 @@ class Placement:
             now = self._monotonic()
             if current.node is None and now - sent > SEND_AGAIN_S:
                 # A node that hangs, or is cut off, may have swallowed the message.
-                self._sandboxes.send_to_placement(sandbox.id)
+                self._sandboxes.send_to_placement(sandbox)
                 sent = now
             left_s = deadline - now
             if left_s <= 0:

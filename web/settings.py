@@ -104,7 +104,7 @@ class Settings:
             ),
             # 0 stands for "not set": a limit of nothing would make no sense.
             wait_limit_s=environment.number("COLDFRAME_WAIT_LIMIT_S", 0.0) or None,
-            max_readers=environment.integer("COLDFRAME_MAX_READERS", 5000, at_least=1),
+            max_readers=environment.integer("COLDFRAME_MAX_READERS", 8192, at_least=1),
             capacity_limit_s=environment.number("COLDFRAME_CAPACITY_WAIT_S", 10.0),
             redis_full_percent=environment.number(
                 "COLDFRAME_REDIS_FULL_PERCENT", 90.0, at_least=1.0

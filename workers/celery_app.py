@@ -13,7 +13,7 @@ from celery import Celery, signals
 from kombu.transport import TRANSPORT_ALIASES
 
 from workers.contract.connection import connect
-from workers.contract.queue import PLACEMENT_QUEUE, PRUNE_TASK, node_queue
+from workers.contract.queue import PLACEMENT_QUEUE, PLACEMENT_QUEUES, PRUNE_TASK, node_queue
 from workers.contract.settings import StoreSettings
 from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
@@ -51,7 +51,7 @@ def make_app(settings: Settings) -> Celery:
     register(app, node=lambda: nodes[0], jobs=jobs, sandboxes=sandboxes, starts=starts)
 
     def read_queues(**_: Any) -> None:
-        app.amqp.queues.select((PLACEMENT_QUEUE, node_queue(settings.node_id)))
+        app.amqp.queues.select((*PLACEMENT_QUEUES, node_queue(settings.node_id)))
 
     def start_node(**_: Any) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)

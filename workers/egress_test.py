@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from workers.contract.sandboxes import SandboxSpec
 from workers.drivers import links
 from workers.drivers.driver import Driver, DriverFault, EgressUnavailable
 from workers.drivers.rules import DNS_PORT, Reach
-from workers.self_test import printed_by, probe
+from workers.self_test import Undisturbed, printed_by, probe
 
 METADATA = "169.254.169.254"
 PRIVATE = ("10.0.0.1", "172.16.0.1", "192.168.0.1", "100.64.0.1")
@@ -64,7 +65,7 @@ with ThreadPoolExecutor(64) as pool:
 """
 
 
-def run(driver: Driver, root: Path) -> None:
+def run(driver: Driver, root: Path, undisturbed: Undisturbed = nullcontext) -> None:
     """Raises `EgressUnavailable` with all that is wrong; a driver that filters nothing passes."""
     reach = driver.reach()
     if reach is None:
@@ -73,8 +74,8 @@ def run(driver: Driver, root: Path) -> None:
     try:
         with (
             socket.create_server(("", 0)) as listener,
-            probe(driver, root, spec) as (neighbour, _),
-            probe(driver, root, spec) as (_, client),
+            probe(driver, root, spec, undisturbed) as (neighbour, _),
+            probe(driver, root, spec, undisturbed) as (_, client),
         ):
             targets = _targets(driver.address_of(neighbour.id), listener.getsockname()[1], reach)
             asked = {

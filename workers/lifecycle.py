@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from weakref import WeakValueDictionary
@@ -136,6 +136,10 @@ class Sandboxes:
             raise UnknownSandbox(sandbox.id)
         return place
 
+    def undisturbed(self, sandbox_id: str) -> AbstractContextManager[object]:
+        """While it is entered, no other thread changes this sandbox, or removes it as left over."""
+        return self._turn(sandbox_id)
+
     def is_changing(self, sandbox_id: str) -> bool:
         """Whether a thread starts, stops or removes it just now."""
         with self._turn_if_free(sandbox_id) as is_free:
@@ -229,9 +233,8 @@ class Sandboxes:
         if not self.proven.wait(START_DEADLINE_S):
             return False
         if not self.has_room:
-            self._records.send_to_placement(
-                sandbox_id
-            )  # It was on its way when we stopped reading.
+            # It was on its way when we stopped reading.
+            self._records.send_to_placement(self._records.get(sandbox_id))
             return False
         # The turn comes before its record names this node: till it is over, nobody misses it here.
         with self._turn_if_free(sandbox_id) as is_free:

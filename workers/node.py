@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from workers.contract.clock import timestamp
 from workers.contract.connection import connect
 from workers.contract.errors import Fault, NodeTaken, StoreUnavailable
 from workers.contract.jobs import new_id
-from workers.contract.queue import ControlChannel
+from workers.contract.queue import EGRESS_QUEUE, PLACEMENT_QUEUES, ControlChannel
 from workers.contract.sandboxes import NodeRecord
 from workers.contract.store import JobStore, NodeStore, PoolStore, SandboxStore
 from workers.contract.stream import EventStream
@@ -67,9 +68,9 @@ class Node:
     """The composition root of a worker. Nothing starts before `start`."""
 
     def __init__(
-        self, settings: Settings, *, read_placement: Callable[[bool], None] = lambda _: None
+        self, settings: Settings, *, read_placement: Callable[[set[str]], None] = lambda _: None
     ) -> None:
-        """`read_placement`: has this worker read that queue, or leave it to others."""
+        """`read_placement`: has this worker read these queues of placement, and no other."""
         self._settings = settings
         self._read_placement = read_placement
         client = connect(settings.store, max_connections=settings.job_limit + SPARE_CONNECTIONS)
@@ -254,7 +255,8 @@ class Node:
             raise DriverUnavailable(self._problem)
         self._next_self_test_s = time.monotonic() + SELF_TEST_PAUSE_S
         started_s = time.monotonic()
-        self_test.run(self._driver, sandboxes_root(self._settings.state_dir))
+        root = sandboxes_root(self._settings.state_dir)
+        self_test.run(self._driver, root, self.sandboxes.undisturbed)
         duration_ms = int((time.monotonic() - started_s) * 1000)
         log.info("self-test passed", engine=self._driver.engine, duration_ms=duration_ms)
 
@@ -278,7 +280,8 @@ class Node:
                 return
             self._next_egress_test_s = time.monotonic() + EGRESS_TEST_PAUSE_S
             try:
-                egress_test.run(self._driver, sandboxes_root(self._settings.state_dir))
+                root = sandboxes_root(self._settings.state_dir)
+                egress_test.run(self._driver, root, self.sandboxes.undisturbed)
                 self._is_egress_proven = True
             except EgressUnavailable as fault:
                 why_not = str(fault)
@@ -298,6 +301,8 @@ class Node:
                 problem=self._problem,
                 images=self._images,
                 sandboxes=len(self.sandboxes),
+                states=Counter(one.state.value for one in self.sandboxes.all()),
+                pooled=len(self.sandboxes.pooled()),
                 running_jobs=len(self._held),
                 job_limit=self._settings.job_limit,
                 heartbeat_at=timestamp(),
@@ -316,7 +321,10 @@ class Node:
             holder=self._holder,
         )
         self.sandboxes.has_room = not full and not self._drained
-        self._read_placement(self.sandboxes.has_room)
+        queues = set(PLACEMENT_QUEUES if self.sandboxes.has_room else ())
+        if self.sandboxes.why_no_egress:
+            queues.discard(EGRESS_QUEUE)
+        self._read_placement(queues)
 
     def _renew(self) -> None:
         lease_ms = int(self._settings.lease_s * 1000)

@@ -8,8 +8,8 @@ at a sandbox made as all others are, before it says that it is ready.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from sandbox_runtime.protocol.client import RuntimeClient
@@ -53,14 +53,18 @@ Report = Mapping[str, str]
 """What the probe read, by file."""
 
 
-def run(driver: Driver, root: Path) -> None:
+Undisturbed = Callable[[str], AbstractContextManager[object]]
+"""While it is entered, nobody takes the sandbox of this id for one that was left over."""
+
+
+def run(driver: Driver, root: Path, undisturbed: Undisturbed = nullcontext) -> None:
     """Raises `DriverUnavailable` with all that is wrong; a driver that promises nothing passes."""
     spec = SandboxSpec()
     promise = driver.promise(spec)
     if promise is None:
         return
     try:
-        with probe(driver, root, spec) as (sandbox, client):
+        with probe(driver, root, spec, undisturbed) as (sandbox, client):
             report = sections(printed_by(client, ["/bin/sh", "-c", _PROBE]))
     except (CreateFailed, RuntimeFault, OSError) as fault:
         raise DriverUnavailable(f"self-test: no sandbox could be made: {fault}") from fault
@@ -69,15 +73,23 @@ def run(driver: Driver, root: Path) -> None:
 
 
 @contextmanager
-def probe(driver: Driver, root: Path, spec: SandboxSpec) -> Iterator[tuple[Sandbox, RuntimeClient]]:
+def probe(
+    driver: Driver, root: Path, spec: SandboxSpec, undisturbed: Undisturbed = nullcontext
+) -> Iterator[tuple[Sandbox, RuntimeClient]]:
     """A sandbox of nobody's, which answers, until the block ends.
 
     Raises `DriverFault`, `RuntimeFault`, `OSError`.
     """
     sandbox = Sandbox(id=new_id(), name="self-test", owner="", spec=spec, created_at=timestamp())
-    directory = SandboxDirectory(root, sandbox.id)
+    with undisturbed(sandbox.id):
+        yield from _made(driver, sandbox, SandboxDirectory(root, sandbox.id))
+
+
+def _made(
+    driver: Driver, sandbox: Sandbox, directory: SandboxDirectory
+) -> Iterator[tuple[Sandbox, RuntimeClient]]:
     try:
-        token = directory.prepare(driver.user_id, driver.volume_bytes(spec))
+        token = directory.prepare(driver.user_id, driver.volume_bytes(sandbox.spec))
         driver.create(sandbox, directory)
         client = RuntimeClient(directory.socket, token)
         try:

@@ -98,7 +98,7 @@ class Settings:
             node_id=environment.text("COLDFRAME_NODE", "node-1"),
             state_dir=Path(environment.text("COLDFRAME_STATE_DIR", ".coldframe")).absolute(),
             driver=environment.choice("COLDFRAME_DRIVER", "docker", DRIVERS),
-            job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 128, at_least=1),
+            job_limit=environment.integer("COLDFRAME_JOB_LIMIT", 320, at_least=1),
             pool_min=environment.integer("COLDFRAME_POOL_MIN", 1),
             pool_max=environment.integer("COLDFRAME_POOL_MAX", 8),
             pool_languages=environment.text("COLDFRAME_POOL_LANGUAGES", "python").split(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from queue import SimpleQueue
 from typing import Any
 
@@ -13,7 +13,7 @@ from celery import Celery, Task
 from celery.exceptions import Ignore
 
 from workers.contract.jobs import JobKind
-from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUE, PRUNE_TASK, task_name
+from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUES, PRUNE_TASK, task_name
 from workers.contract.store import JobStore, SandboxStore
 from workers.node import Node
 
@@ -54,7 +54,7 @@ class Starts:
 
 
 class PlacementQueue:
-    """Has this worker read `placement`, or leave it to nodes that have room."""
+    """Has this worker read the queues of placement, or leave them to others."""
 
     def __init__(self) -> None:
         self._consumer: Any = None
@@ -63,20 +63,21 @@ class PlacementQueue:
         """For Celery's signal `worker_ready`, which comes with the consumer."""
         self._consumer = sender
 
-    def read(self, wanted: bool) -> None:
-        """Again and again: a consumer that lost its broker reads again what it was told not to."""
+    def read(self, wanted: Container[str]) -> None:
+        """These alone. To be told again and again: a consumer whose broker was away reads all."""
         if self._consumer is not None:
             self._consumer.call_soon(self._change, wanted)
 
-    def _change(self, wanted: bool) -> None:
+    def _change(self, wanted: Container[str]) -> None:
         """On the thread of Celery's loop."""
         reading = self._consumer.task_consumer
-        if reading is None or reading.consuming_from(PLACEMENT_QUEUE) == wanted:
-            return
-        if wanted:
-            self._consumer.add_task_queue(PLACEMENT_QUEUE)
-        else:
-            self._consumer.cancel_task_queue(PLACEMENT_QUEUE)
+        for queue in PLACEMENT_QUEUES:
+            if reading is None or reading.consuming_from(queue) == (queue in wanted):
+                continue
+            if queue in wanted:
+                self._consumer.add_task_queue(queue)
+            else:
+                self._consumer.cancel_task_queue(queue)
 
 
 def register(

@@ -12,6 +12,7 @@ import pytest
 from sandbox_runtime.protocol.events import Complete, Conclusion, Error
 from tests.redis_server import RedisServer
 from workers.contract.connection import RedisClient, connect
+from workers.contract.counts import CountStore
 from workers.contract.jobs import BuildSpec, BuildStep, ExecSpec, Job, JobKind, line_of, new_id
 from workers.contract.owners import Limits
 from workers.contract.sandboxes import NodeRecord, Sandbox, SandboxSpec, SandboxState
@@ -220,6 +221,19 @@ def test_a_place_of_a_job_that_redis_forgot_is_given_away(bench: Bench) -> None:
     bench.jobs.sent_jobs()
 
     assert bench.sent() == [second]
+
+
+def test_what_happened_is_counted(bench: Bench) -> None:
+    bench.places(8)
+    jobs = [bench.submit("ann") for _ in range(3)]
+    bench.end(jobs[0])
+    bench.cancel(jobs[1])
+
+    counts = CountStore(bench.client).all()
+
+    assert counts.jobs == {("exec", "success"): 1, ("exec", "cancelled"): 1}
+    assert counts.events == 2
+    assert sum(counts.waits["exec"].buckets.values()) == 1
 
 
 @pytest.mark.parametrize("seed", range(8))

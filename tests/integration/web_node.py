@@ -34,7 +34,7 @@ from workers.contract.events import JobEvent, Step
 from workers.contract.jobs import BuildSpec, CodeSpec, ExecSpec, JobError, StepRecord, StepStatus
 from workers.contract.queue import (
     PLACE_TASK,
-    PLACEMENT_QUEUE,
+    PLACEMENT_QUEUES,
     ControlChannel,
     ControlMessage,
     PauseSandbox,
@@ -166,7 +166,7 @@ class FakeNode:
                 self.sandboxes.move(sandbox, to=to, since=(since,), node=NODE)
 
     def _take_messages(self) -> None:
-        found = self._client.brpop([node_queue(NODE), PLACEMENT_QUEUE], timeout=0.1)
+        found = self._client.brpop([node_queue(NODE), *PLACEMENT_QUEUES], timeout=0.1)
         if found is None or self._stopped.is_set():
             return
         headers = json.loads(found[1])["headers"]

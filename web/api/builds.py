@@ -24,6 +24,7 @@ from web.schemas import (
 )
 from workers.contract.errors import JobNotFound
 from workers.contract.jobs import Job, JobKind, StepRecord, new_id
+from workers.contract.queue import placement_queue
 
 BUILD_PART = "build"
 ARCHIVE_PART = "archive"
@@ -74,7 +75,7 @@ class BuildRoutes:
         archive = None if body.archive is msgspec.UNSET else body.archive
         if archive is not None and len(archive) > self._max_archive_bytes:
             raise BodyTooLarge(self._max_archive_bytes)
-        self._placement.check_nodes(spec.sandbox.image, spec.sandbox.network)
+        network = self._placement.check_nodes(spec.sandbox.image, spec.sandbox.network)
         job = Job(
             id=new_id(),
             kind=JobKind.BUILD,
@@ -87,7 +88,10 @@ class BuildRoutes:
             ],
         )
         digest = digest_of(msgspec.structs.replace(body, archive=msgspec.UNSET), archive or b"")
-        return self._answers.answer(Order(job, outcome=None, digest=digest, archive=archive))
+        queue = placement_queue(network)
+        return self._answers.answer(
+            Order(job, outcome=None, digest=digest, archive=archive, queue=queue)
+        )
 
     def list_all(self, owner: str, query: BuildsQuery) -> Response:
         """The owner's builds, newest first."""

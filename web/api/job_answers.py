@@ -28,6 +28,7 @@ from workers.contract.errors import EventsExpired, Fault, JobNotFound
 from workers.contract.events import BEFORE_ALL, EventId, PublishedEvent, decode_event
 from workers.contract.jobs import Job
 from workers.contract.owners import Limits
+from workers.contract.queue import PLACEMENT_QUEUE
 from workers.contract.store import JobStore, Submitted
 from workers.contract.stream import channel_of
 
@@ -59,6 +60,8 @@ class Order(NamedTuple):
     digest: str
     """Of all that was asked, for `Idempotency-Key`."""
     archive: bytes | None = None
+    queue: str = PLACEMENT_QUEUE
+    """A build's."""
     cancel_on_disconnect: bool = False
 
 
@@ -150,6 +153,7 @@ class JobAnswers:
                 digest=order.digest,
                 archive=order.archive,
                 limits=self._limits(),
+                queue=order.queue,
             )
         finally:
             if order.archive is not None and (submitted is None or submitted.repeated):

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-QUEUES = ("placement", "node.*")
+QUEUES = ("placement", "placement.egress", "node.*")
 
 NONE = ""
 """What scripts are given for a key that there is not: the key without a name."""
@@ -21,6 +21,7 @@ SANDBOX_KEYS = ("cf:sandbox:*",)
 
 JOB_KEYS = (
     *("cf:job:*", "cf:jobs:*", "cf:open-jobs:*", "cf:line:*", "cf:sent-jobs", "cf:nudges"),
+    "cf:counts",
     *("cf:queue-places", "cf:places:*", "cf:places-taken", "cf:waiting:*", "cf:waiting-in:*"),
     *("cf:sandbox-names:*", "cf:pool:*", "cf:pools", *SANDBOX_KEYS, *QUEUES, NONE),
 )

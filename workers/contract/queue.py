@@ -4,6 +4,7 @@ A nudge says "look at this job"; it carries the id alone and may come twice, lat
 laid into its queue by the script that accepts the job or moves its line (`scripts/nudge.lua`).
 
     placement              Celery queue  new sandboxes and builds: every node with room reads it
+    placement.egress       Celery queue  the same, of those with a network: nodes that have one do
     node.<id>              Celery queue  jobs of the node's sandboxes
     cf:node:<id>:control   stream        field m: a `ControlMessage` as JSON
 """
@@ -16,8 +17,11 @@ import msgspec
 
 from workers.contract.connection import RedisClient, store_errors
 from workers.contract.jobs import JobKind
+from workers.contract.networks import Network, NetworkPolicy
 
 PLACEMENT_QUEUE = "placement"
+EGRESS_QUEUE = "placement.egress"
+PLACEMENT_QUEUES = (PLACEMENT_QUEUE, EGRESS_QUEUE)
 PLACE_TASK = "coldframe.place_sandbox"
 PRUNE_TASK = "coldframe.prune"
 CONTROL_LIMIT = 10_000
@@ -94,6 +98,11 @@ _decoder: msgspec.json.Decoder[ControlMessage] = msgspec.json.Decoder(ControlMes
 
 def node_queue(node_id: str) -> str:
     return f"node.{node_id}"
+
+
+def placement_queue(network: NetworkPolicy) -> str:
+    """Read by the nodes that can give a sandbox this network."""
+    return PLACEMENT_QUEUE if network is Network.NONE else EGRESS_QUEUE
 
 
 def task_name(kind: JobKind) -> str:

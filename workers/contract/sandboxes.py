@@ -138,6 +138,10 @@ class NodeRecord(_Value, frozen=True):
     images: list[str] = []
     """Names of those that its sandboxes can start from."""
     sandboxes: int = 0
+    states: dict[str, int] = {}
+    """How many of them are in which state."""
+    pooled: int = 0
+    """Made before they were asked for."""
     running_jobs: int = 0
     job_limit: int = 0
     heartbeat_at: str = ""

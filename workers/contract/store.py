@@ -3,7 +3,7 @@
     cf:job:<id>                  hash    a job, its lease, and `n:<execution>`
     cf:job:<id>:archive          string  what was uploaded for a build, until it is unpacked
     cf:line:<line>               list    ids of a line's jobs; the head is sent or running
-    placement, node.<id>         list    Celery's queues; see `queue.py`
+    placement…, node.<id>        list    Celery's queues; see `queue.py`
     cf:nudges                    counter messages sent to them
     cf:sent-jobs                 zset    jobs that run or were sent, by when
     cf:jobs:<owner>              zset    an owner's jobs, by time of submission
@@ -33,6 +33,7 @@
     cf:node:<id>:holder          string  the worker that has this name; expires with the heartbeat
     cf:node:<id>:sandboxes       set     sandboxes that it owns
     cf:node:<id>:control         stream  what it is told; see `queue.py`
+    cf:counts                    hash    what happened so far; see `counts.py`
     cf:leader                    string  the worker that looks after the open jobs of all
 
 Events and their keys are in `stream.py`. What changes several keys at once is in `scripts/`.
@@ -77,7 +78,14 @@ from workers.contract.jobs import (
     StepRecord,
 )
 from workers.contract.owners import NO_LIMITS, Limits
-from workers.contract.queue import PLACE_TASK, PLACEMENT_QUEUE, node_queue, task_name
+from workers.contract.queue import (
+    EGRESS_QUEUE,
+    PLACE_TASK,
+    PLACEMENT_QUEUE,
+    node_queue,
+    placement_queue,
+    task_name,
+)
 from workers.contract.sandbox_events import EVENT_OF_STATE, SandboxEvent, SandboxEventType
 from workers.contract.sandboxes import (
     DEFAULT_SESSION,
@@ -178,6 +186,8 @@ class SentJob(NamedTuple):
     node: str | None
     sent_ms: int
     lease_until_ms: int
+    placement: str = PLACEMENT_QUEUE
+    """The queue of a build that no node has."""
 
 
 class JobStore:
@@ -202,8 +212,9 @@ class JobStore:
         digest: str = "",
         archive: bytes | None = None,
         limits: Limits = NO_LIMITS,
+        queue: str = PLACEMENT_QUEUE,
     ) -> Submitted:
-        """Accepts a job, all of it or nothing.
+        """Accepts a job, all of it or nothing. `queue` is a build's.
 
         Raises `SandboxNotRunning`, `LineFull`, `TooManyJobs`, `IdempotencyConflict`,
         `StoreUnavailable`, `StoreFull`.
@@ -235,6 +246,7 @@ class JobStore:
                     job.owner,
                     _or_empty(limits.open_jobs),
                     _or_empty(limits.jobs_at_once),
+                    queue,
                     *fields,
                 ],
             )
@@ -339,7 +351,7 @@ class JobStore:
 
     def sent_jobs(self) -> list[SentJob]:
         """All that run or were sent."""
-        names = ("kind", "status", "node", "sandbox_id", "lease_until_ms")
+        names = ("kind", "status", "node", "sandbox_id", "lease_until_ms", "queue")
         with store_errors():
             sent = self._client.zrange("cf:sent-jobs", 0, -1, withscores=True)
             pipeline = self._client.pipeline(transaction=False)
@@ -366,10 +378,13 @@ class JobStore:
                 node=(node or its_sandboxes).decode() if node or its_sandboxes else None,
                 sent_ms=sent_ms,
                 lease_until_ms=int(lease_until_ms or 0),
+                placement=queue.decode(),
             )
-            for (job_id, sent_ms, (kind, status, node, _, lease_until_ms)), its_sandboxes in zip(
-                found, nodes, strict=True
-            )
+            for (
+                job_id,
+                sent_ms,
+                (kind, status, node, _, lease_until_ms, queue),
+            ), its_sandboxes in zip(found, nodes, strict=True)
         ]
 
     def now_ms(self) -> int:
@@ -380,7 +395,7 @@ class JobStore:
 
     def send(self, job: SentJob) -> None:
         """Sends a job to its queue again; a nudge too many does no harm."""
-        queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
+        queue = node_queue(job.node) if job.node else job.placement
         with store_errors():
             self._send(args=[job.id, task_name(job.kind), queue])
 
@@ -420,7 +435,7 @@ class JobStore:
 
     def is_queue_empty(self, job: SentJob) -> bool:
         """Whether no nudge waits where the job's would."""
-        queue = node_queue(job.node) if job.node else PLACEMENT_QUEUE
+        queue = node_queue(job.node) if job.node else job.placement
         with store_errors():
             return int(self._client.llen(queue)) == 0
 
@@ -609,10 +624,10 @@ class SandboxStore:
             )
         return found
 
-    def send_to_placement(self, sandbox_id: str) -> None:
+    def send_to_placement(self, sandbox: Sandbox) -> None:
         """Tells the nodes that a new sandbox waits to be made."""
         with store_errors():
-            self._send(args=[sandbox_id, PLACE_TASK, PLACEMENT_QUEUE])
+            self._send(args=[sandbox.id, PLACE_TASK, placement_queue(sandbox.spec.network)])
 
     def claim_for_node(self, sandbox_id: str, node: str) -> Sandbox | None:
         """Makes a new sandbox this node's own; None where another node has it, or it is gone."""
@@ -875,10 +890,14 @@ class NodeStore:
         return [_node_decoder.decode(record) for record in records if record]
 
     def count_places(self) -> None:
-        """Notes how many jobs all nodes together can run, which is what `placement` has."""
-        places = sum(node.job_limit for node in self.all() if node.has_room)
+        """Notes how many jobs the nodes together can run that read the queues of placement."""
+        nodes = [node for node in self.all() if node.has_room]
+        places = {
+            PLACEMENT_QUEUE: sum(node.job_limit for node in nodes),
+            EGRESS_QUEUE: sum(node.job_limit for node in nodes if node.egress),
+        }
         with store_errors():
-            self._client.hset("cf:queue-places", PLACEMENT_QUEUE, places)
+            self._client.hset("cf:queue-places", mapping=places)
 
     def sandboxes_of(self, node_id: str) -> set[str]:
         with store_errors():

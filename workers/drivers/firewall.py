@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from workers.drivers.rules import Plan, Table, chain_prefix, tables, tables_of_i
 COMMAND_TIMEOUT_S = 10.0
 LOCK_WAIT_S = 5
 """Others change rules, too."""
+
+JUMP_PATIENCE_S = 2.0
+JUMP_LOOK_S = 0.05
 
 FORWARD_JUMP = "-A FORWARD -j DOCKER-USER"
 IPV6 = Path("/proc/net/if_inet6")
@@ -67,17 +71,12 @@ class Firewall:
         """The programs whose rules are not as they were written."""
         changed = []
         for program, seen in self._seen.items():
-            saved = _saved(program)
-            if self._ours(saved) != seen:
+            if self._ours(_saved_with_jump(program)) != seen:
                 changed.append(program)
-            if program == "iptables":
-                _check_forward(saved)
         return changed
 
     def _write(self, program: str, wanted: Mapping[str, Table]) -> None:
-        saved = _saved(program)
-        if program == "iptables":
-            _check_forward(saved)
+        saved = _saved_with_jump(program)
         text = _restore_text(saved, self._ours(saved), wanted)
         _run(f"{program}-restore", "--noflush", f"--wait={LOCK_WAIT_S}", given=text)
 
@@ -98,11 +97,22 @@ def _programs() -> list[str]:
     return ["iptables", "ip6tables"] if IPV6.exists() else ["iptables"]
 
 
-def _check_forward(saved: Lines) -> None:
-    if FORWARD_JUMP not in saved.get("filter", []):
-        raise EgressUnavailable(
-            "the engine keeps no chain DOCKER-USER where this node's iptables looks"
-        )
+def _saved_with_jump(program: str) -> dict[str, list[str]]:
+    """As `_saved`, once the engine leads to its chain for others: so it does for IPv4.
+
+    Whenever it makes a network it takes that rule away, and puts it in again. Raises
+    `EgressUnavailable`.
+    """
+    deadline = time.monotonic() + JUMP_PATIENCE_S
+    while True:
+        saved = _saved(program)
+        if program != "iptables" or FORWARD_JUMP in saved.get("filter", []):
+            return saved
+        if time.monotonic() > deadline:
+            raise EgressUnavailable(
+                "the engine keeps no chain DOCKER-USER where this node's iptables looks"
+            )
+        time.sleep(JUMP_LOOK_S)
 
 
 def _saved(program: str) -> dict[str, list[str]]:

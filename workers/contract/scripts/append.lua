@@ -39,6 +39,7 @@ for i = 12, #ARGV, 3 do
     ended = type == 'complete' or type == 'error'
   end
 end
+redis.call('HINCRBY', 'cf:counts', 'events', seq - tonumber(record[4] or '0'))
 redis.call('HSET', KEYS[1], 'seq', seq, 'n:' .. ARGV[3], last_n)
 if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'steps', ARGV[7]) end
 if not ended then return {'ok', last_n} end
@@ -49,8 +50,9 @@ redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('EXPIRE', KEYS[2], ARGV[5])
 redis.call('ZREM', KEYS[3], ARGV[6])
 redis.call('SREM', KEYS[5], ARGV[6])
-local place = redis.call('HMGET', KEYS[1], 'queue', 'owner')
+local place = redis.call('HMGET', KEYS[1], 'queue', 'owner', 'kind')
 local queue, owner = place[1], place[2]
+redis.call('HINCRBY', 'cf:counts', 'jobs ' .. place[3] .. ' ' .. ARGV[8], 1)
 redis.call('SREM', 'cf:open-jobs:' .. owner, ARGV[6])
 leave_queue(ARGV[6], queue, owner)
 local was_head = redis.call('LINDEX', KEYS[4], 0) == ARGV[6]

@@ -8,8 +8,23 @@
 -- Returns {'claimed', fields of the job, fields of its sandbox, its session or context as JSON}
 --      or {'lost', why}
 
+-- Waiting times are counted by the least of these that they do not exceed, in ms.
+local WAITS = {10, 100, 1000, 10000, 60000}
+
+local function count_wait(kind, wait_ms)
+  local bound = 'more'
+  for _, most in ipairs(WAITS) do
+    if wait_ms <= most then
+      bound = most
+      break
+    end
+  end
+  redis.call('HINCRBY', 'cf:counts', 'wait ' .. kind .. ' ' .. bound, 1)
+  redis.call('HINCRBY', 'cf:counts', 'waited_ms ' .. kind, wait_ms)
+end
+
 local record = redis.call('HMGET', KEYS[1], 'status', 'node', 'sandbox_id', 'seat_kind', 'seat',
-  'line')
+  'line', 'kind', 'submitted_ms')
 local status = record[1]
 if not status then return {'lost', 'missing'} end
 if status == 'completed' then return {'lost', 'completed'} end
@@ -17,6 +32,7 @@ if status == 'queued' then
   local head = record[6] ~= '' and redis.call('LINDEX', 'cf:line:' .. record[6], 0)
   if head and head ~= ARGV[4] then return {'lost', 'not at the head of its line'} end
   redis.call('HSET', KEYS[1], 'status', 'running', 'node', ARGV[1], 'started_at', ARGV[3])
+  count_wait(record[7], math.max(0, now_ms() - (record[8] or now_ms())))
 elseif record[2] ~= ARGV[1] then
   return {'lost', 'another node has it'}
 end

@@ -11,7 +11,7 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
   if string.sub(field, 1, 2) == 'n:' then numbers[#numbers + 1] = field end
 end
 redis.call('HDEL', KEYS[1], 'node', 'lease_until_ms', 'started_at', unpack(numbers))
-redis.call('HSET', KEYS[1], 'status', 'queued', 'steps', ARGV[4])
+redis.call('HSET', KEYS[1], 'status', 'queued', 'steps', ARGV[4], 'submitted_ms', now_ms())
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 redis.call('HINCRBY', KEYS[1], 'fence', 1)
 redis.call('ZREM', 'cf:sent-jobs', ARGV[1])

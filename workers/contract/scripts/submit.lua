@@ -5,7 +5,7 @@
 --      7 the owner's open jobs
 -- ARGV 1 job id, 2 now in ms, 3 most jobs in a line, 4 digest of the request, 5 key's life in s,
 --      6 Celery task, 7 owner, 8 most open jobs of the owner and 9 most of them that run at once
---      ('' for no limit), 10… fields of the record
+--      ('' for no limit), 10 queue of a build, 11… fields of the record
 -- Returns {'accepted'}
 --      or {'repeated', id of the first} {'conflict'} {'sandbox', state} {'full'} {'many'}
 
@@ -20,7 +20,7 @@ end
 -- The client asks again where an answer was lost; the job may even have run meanwhile.
 if redis.call('EXISTS', KEYS[1]) == 1 then return {'accepted'} end
 if ARGV[8] ~= '' and redis.call('SCARD', KEYS[7]) >= tonumber(ARGV[8]) then return {'many'} end
-local queue = 'placement'
+local queue = ARGV[10]
 if KEYS[4] ~= '' then
   local sandbox = redis.call('HMGET', KEYS[4], 'state', 'node')
   if sandbox[1] ~= 'running' then return {'sandbox', sandbox[1] or 'removed'} end
@@ -36,9 +36,9 @@ if KEYS[2] ~= '' then
   end
   is_head = redis.call('RPUSH', KEYS[2], ARGV[1]) == 1
 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 10))
+redis.call('HSET', KEYS[1], unpack(ARGV, 11))
 redis.call('HSET', KEYS[1], 'status', 'queued', 'attempt', 1, 'fence', 0, 'task', ARGV[6],
-  'queue', queue, 'at_once', ARGV[9])
+  'queue', queue, 'at_once', ARGV[9], 'submitted_ms', now_ms())
 redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
 redis.call('SADD', KEYS[7], ARGV[1])
 if KEYS[6] ~= '' then
