@@ -75,6 +75,11 @@ class Engine:
             assert time.monotonic() < deadline, "dockerd does not answer"
             time.sleep(0.05)
 
+    def ensure(self) -> None:
+        """Has it run, also where it was ended."""
+        if self._process is None:
+            self.start()
+
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
@@ -91,8 +96,7 @@ class Engine:
 
     def leave(self) -> None:
         """Ends it, and removes all of it, containers too."""
-        if self._process is None:
-            self.start()
+        self.ensure()
         client = self.client()
         for container in client.containers.list(all=True, ignore_removed=True):
             with suppress(docker.errors.APIError):
