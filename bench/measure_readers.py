@@ -25,6 +25,7 @@ SETTLE_S = 2.0
 
 def measure_readers(site: Site) -> Part:
     rows: list[Row] = []
+    goals: list[Goal] = []
     left_out: list[str] = []
     for count in site.sizes.reader_counts:
         limit = _files_for_readers(site)
@@ -33,8 +34,9 @@ def measure_readers(site: Site) -> Part:
             continue
         part = _measure_count(site, count)
         rows += part.rows
+        goals += part.goals
         left_out += part.left_out
-    return Part(rows=tuple(rows), left_out=tuple(left_out))
+    return Part(rows=tuple(rows), goals=tuple(goals), left_out=tuple(left_out))
 
 
 def _measure_count(site: Site, count: int) -> Part:
