@@ -31,6 +31,9 @@ INTERRUPT_TIMEOUT_S = 2.0
 
 MAX_PROMPT_CHARS = 64 * 1024
 
+QUESTION_BYTES = 500
+"""What one question takes besides its prompt, told and withdrawn."""
+
 T = TypeVar("T")
 
 
@@ -121,9 +124,19 @@ class Cell:
                 self._raised = True
                 self._tell(shortened(report))
             case InputRequested(prompt=prompt, password=password) if self._request.allow_input:
-                self._output.flush()
-                prompt = prompt[:MAX_PROMPT_CHARS]
-                self._questions.ask(prompt, password=password, reply=self._kernel.answer)
+                self._ask(prompt[:MAX_PROMPT_CHARS], password=password)
+
+    def _ask(self, prompt: str, *, password: bool) -> None:
+        """Up to the output's limit, as results."""
+        if self._results_bytes > self._limit_bytes:
+            return  # It waits for an answer until the cell ends.
+        self._results_bytes += QUESTION_BYTES + len(prompt.encode(errors="replace"))
+        if self._results_bytes > self._limit_bytes:
+            text = f"[Questions from here on are left out: over {self._limit_bytes:,} bytes]"
+            self._tell(Result(timestamp="", text=text))
+            return
+        self._output.flush()
+        self._questions.ask(prompt, password=password, reply=self._kernel.answer)
 
     def _take_result(self, result: Result | Display) -> None:
         """Keeps results up to the output's limit: they are told apart, but fill the same store."""

@@ -34,7 +34,7 @@ from sandbox_runtime.protocol.charts import (
 OWN_MIME = "application/vnd.coldframe.chart+json"
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
-MAX_FIGURE_BYTES = 2 * 1024 * 1024
+MAX_FIGURE_BYTES = 512 * 1024
 """Of a figure's JSON; of a larger one is said that there was one."""
 
 MAX_ROWS = 10_000
@@ -265,12 +265,12 @@ def _vega(spec: dict[str, Any], library: str) -> Chart:
     title = _title(spec.get("title"))
     if library == "vega":  # It says how to draw, not what the data means.
         return Chart(type=ChartType.UNKNOWN, library=library, title=title)
-    views = _leaves(spec, ("hconcat", "vconcat", "concat"))
+    views = _leaves(spec, ("hconcat", "vconcat", "concat"), MAX_CHARTS + 1)
     plots = []
     left_rows = MAX_FIGURE_ROWS
-    for view in views[: MAX_CHARTS + 1]:
+    for view in views:
         plot = _Plot(series=[], x=_Axis(), y=_Axis(), title=_title(view.get("title")))
-        for layer in _leaves(view, ("layer",))[: MAX_SERIES + 1]:
+        for layer in _leaves(view, ("layer",), MAX_SERIES + 1):
             try:
                 drawn = msgspec.convert(layer, _View)
                 values = _view_values(drawn, spec.get("datasets"))
@@ -284,17 +284,20 @@ def _vega(spec: dict[str, Any], library: str) -> Chart:
     return _figure(library, title, plots)
 
 
-def _leaves(view: dict[str, Any], keys: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The innermost views under `keys`, in order, each with the data and channels of the outer."""
-    leaves = []
+def _leaves(view: dict[str, Any], keys: tuple[str, ...], most: int) -> list[dict[str, Any]]:
+    """The innermost views under `keys`, in order, each with the data and channels of the outer.
+
+    The first `most` of them.
+    """
+    leaves: list[dict[str, Any]] = []
     left = [view]
-    while left:
+    while left and len(leaves) < most:
         view = left.pop()
         inner = next((view[key] for key in keys if isinstance(view.get(key), list)), None)
         if inner is None:
             leaves.append(view)
             continue
-        for one in reversed(inner):
+        for one in reversed(inner[:most]):
             if isinstance(one, dict):
                 outer, own = view.get("encoding"), one.get("encoding")
                 channels = {**_known(outer), **_known(own)}

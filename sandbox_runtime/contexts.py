@@ -161,7 +161,7 @@ class _Context:
     ) -> Complete | Error:
         """Runs a cell; called by who has the turn. Raises as `have_kernel`."""
         began = time.monotonic()
-        kernel = await self.have_kernel(cancellation)
+        kernel = await self.have_kernel(cancellation, request.context.env)
         if kernel is None:
             return _context_deleted()
         if request.env and not kernel.has_variables:
@@ -201,14 +201,18 @@ class _Context:
             execution_count=ended.execution_count,
         )
 
-    async def have_kernel(self, cancellation: Cancellation) -> Kernel | None:
+    async def have_kernel(
+        self, cancellation: Cancellation, env: dict[str, str | None] | None = None
+    ) -> Kernel | None:
         """The kernel, started where there is none; None where the context was ended.
 
-        Called by who has the turn. Raises `CutOff`, and as `CodeContexts.open`.
+        A new one has the variables `env`; None: those that the last one had. Called by who has
+        the turn. Raises `CutOff`, and as `CodeContexts.open`.
         """
         if self._kernel is not None and (self._restarted or not self._kernel.alive):
             await self._lose_kernel()
         if self._kernel is None and not self._ended:
+            self._env = self._env if env is None else env
             try:
                 self._kernel = await unless(cancellation, self._start_kernel())
             except KernelNotStarted as error:

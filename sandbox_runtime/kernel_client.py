@@ -313,10 +313,17 @@ class _Cells:
             CellEnded(
                 failed=failed,
                 execution_count=count if isinstance(count, int) and 0 < count < 2**53 else None,
-                quits="ask_exit" in json.dumps(reply.get("payload", "")),
+                quits=_quits(reply.get("payload")),
             )
         )
         self._cell_id = self._reply = None
+
+
+def _quits(payload: object) -> bool:
+    """Whether the user asked the kernel to end. Other payloads, as of a pager, hold any text."""
+    return isinstance(payload, list) and any(
+        isinstance(one, dict) and one.get("source") == "ask_exit" for one in payload
+    )
 
 
 def bundle_from(data: dict[str, Any]) -> dict[str, msgspec.Raw]:

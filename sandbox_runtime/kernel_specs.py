@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -27,18 +28,22 @@ class KernelSpec(msgspec.Struct, frozen=True):
 _decoder = msgspec.json.Decoder(KernelSpec)
 
 
-def kernel_specs(python: str) -> dict[str, KernelSpec]:
-    """Those of the image and of the Python at `python`, by language and by name, in lower case."""
+def kernel_specs(python: str, path: str | None = None) -> dict[str, KernelSpec]:
+    """Those of the image and of its Python, by language and by name, in lower case.
+
+    `python` is looked for in `path`, where it has none.
+    """
     found: dict[str, KernelSpec] = {}
-    of_python = Path(python).parent.parent / "share/jupyter/kernels"
-    for directory in (of_python, *SYSTEM_DIRECTORIES):
-        for path in sorted(directory.glob("*/kernel.json")):
+    where = shutil.which(python, path=path)
+    beside = [Path(where).absolute().parent.parent / "share/jupyter/kernels"] if where else []
+    for directory in (*beside, *SYSTEM_DIRECTORIES):
+        for file in sorted(directory.glob("*/kernel.json")):
             try:
-                spec = _decoder.decode(path.read_bytes())
+                spec = _decoder.decode(file.read_bytes())
             except (OSError, msgspec.DecodeError) as error:
-                log.warning("kernel spec left out", path=str(path), reason=str(error))
+                log.warning("kernel spec left out", path=str(file), reason=str(error))
                 continue
-            spec = msgspec.structs.replace(spec, resource_dir=str(path.parent))
-            for name in (path.parent.name.lower(), spec.language.lower()):
+            spec = msgspec.structs.replace(spec, resource_dir=str(file.parent))
+            for name in (file.parent.name.lower(), spec.language.lower()):
                 found.setdefault(name, spec)
     return found

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
 from sandbox_runtime.jupyter_kernels import JupyterKernel
-from sandbox_runtime.kernel_specs import kernel_specs
-from sandbox_runtime.kernels import Kernel, KernelNotStarted, short_of_something
+from sandbox_runtime.kernel_specs import KernelSpec, kernel_specs
+from sandbox_runtime.kernels import (
+    START_TIMEOUT_S,
+    Kernel,
+    KernelNotStarted,
+    short_of_something,
+)
 from sandbox_runtime.node_kernels import NodeKernel
 from sandbox_runtime.programs import UserPrograms
 from sandbox_runtime.protocol.errors import LanguageUnsupported
@@ -51,7 +57,7 @@ class Languages:
         """Raises `LanguageUnsupported`."""
         if language in (PYTHON, *NODE):
             return
-        specs = kernel_specs(self._settings.python)
+        specs = self._specs()
         if language not in specs:
             known = ", ".join(sorted({PYTHON, *NODE, *specs}))
             raise LanguageUnsupported(
@@ -61,7 +67,10 @@ class Languages:
     async def kernel(self, context: CodeContext) -> Kernel:
         """One that waits for the first cell of `context`. Raises `KernelNotStarted`."""
         kind = _kind_of(context.language)
-        kernel = await self._take_spare(kind, context.env)
+        kernel = None
+        if kind in (PYTHON, NODE[0]) or context.cwd == str(self._settings.workspace):
+            # Others cannot be told to go elsewhere.
+            kernel = await self._take_spare(kind, context.env)
         if kernel is None:
             kernel = self._new(context.language)
             await kernel.start(cwd=context.cwd, env=context.env)
@@ -70,7 +79,8 @@ class Languages:
                 REFILL_AFTER_S, self._refill, kind, context.env
             )
         try:
-            await kernel.enter(context.language, context.cwd)
+            async with _in_time():
+                await kernel.enter(context.language, context.cwd)
         except BaseException:
             await kernel.close()
             raise
@@ -81,10 +91,12 @@ class Languages:
         for timer in self._refills.values():
             timer.cancel()
         kinds = {_kind_of(language) for language in languages}
-        for kind in self._spares.keys() - kinds:
-            await _discard(self._spares.pop(kind))
+        # All at once: while one is discarded, contexts take others.
+        unwanted = [self._spares.pop(kind) for kind in self._spares.keys() - kinds]
         for kind in kinds - self._spares.keys():
             self._spares[kind] = self._spare(kind, env)
+        for spare in unwanted:
+            await _discard(spare)
         if self._spares:
             await asyncio.wait({spare.starting for spare in self._spares.values()})
 
@@ -122,11 +134,16 @@ class Languages:
         kernel = self._new(kind)
         await kernel.start(cwd=str(self._settings.workspace), env=env)
         try:
-            await kernel.rehearse()
+            async with _in_time():
+                await kernel.rehearse()
         except BaseException:
             await kernel.close()
             raise
         return kernel
+
+    def _specs(self) -> dict[str, KernelSpec]:
+        path = self._programs.environment({}).get("PATH")
+        return kernel_specs(self._settings.python, path)
 
     def _new(self, language: str) -> Kernel:
         try:
@@ -134,12 +151,23 @@ class Languages:
                 return JupyterKernel(self._programs, self._settings)
             if language in NODE:
                 return NodeKernel(self._programs, self._settings)
-            spec = kernel_specs(self._settings.python).get(language)
+            spec = self._specs().get(language)
             if spec is None:
                 raise KernelNotStarted(f"there is no kernel of {language!r}", missing=True)
             return JupyterKernel(self._programs, self._settings, spec)
         except OSError as error:
             raise short_of_something(error) from error
+
+
+@asynccontextmanager
+async def _in_time() -> AsyncIterator[None]:
+    """What the user has set up can keep a kernel from ever being ready for a cell."""
+    try:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            yield
+    except TimeoutError:
+        message = f"it was not ready for a cell within {START_TIMEOUT_S:.0f} s"
+        raise KernelNotStarted(message, missing=False) from None
 
 
 def _kind_of(language: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import codecs
 import fcntl
+import inspect
 import os
 import select
 import struct
@@ -101,6 +102,10 @@ class BoundedStream(iostream.OutStream):  # type: ignore[misc]
                     self.write(text)
 
 
+TAKEN = inspect.signature(IPythonKernel.do_execute).parameters
+"""What this release of ipykernel passes on; what of it is new, an older one refuses."""
+
+
 class VariableKernel(IPythonKernel):  # type: ignore[misc]
     """Changes the environment as a cell's metadata say, which are the runtime's."""
 
@@ -118,20 +123,21 @@ class VariableKernel(IPythonKernel):  # type: ignore[misc]
         cell_meta: dict[str, Any] | None = None,
         cell_id: str | None = None,
     ) -> Any:
-        meta = cell_meta or {}
+        # Older releases of ipykernel have the metadata with the request alone.
+        meta = self.get_parent().get("metadata", {}) if cell_meta is None else cell_meta
         _set_variables(meta.get("variables", {}))
         of_cell = meta.get("cell_variables", {})
         before = {name: os.environ.get(name) for name in of_cell}
         _set_variables(of_cell)
         try:
+            more = {"cell_meta": cell_meta, "cell_id": cell_id}
             return await super().do_execute(
                 code,
                 silent,
                 store_history,
                 user_expressions,
                 allow_stdin,
-                cell_meta=cell_meta,
-                cell_id=cell_id,
+                **{name: value for name, value in more.items() if name in TAKEN},
             )
         finally:
             _set_variables(before)

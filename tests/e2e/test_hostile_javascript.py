@@ -102,6 +102,19 @@ def test_exceptions_without_end_are_told_once(api: Client, box: str) -> None:
     assert [one.event["type"] for one in events] == ["start", "exception", "complete"]
 
 
+def test_questions_without_end_are_told_up_to_the_outputs_limit(api: Client, box: str) -> None:
+    asked = '{"type":"input_requested","prompt":"%s","password":false}'
+    code = f"for (let n = 0; n < 2000; n++) report('{asked}'.replace('%s', 'x'.repeat(2000)))"
+    body = {"code": code, "language": "js", "allowInput": True, "outputLimitBytes": 10_000}
+
+    events = api.stream(f"/v1/sandboxes/{box}/code", body)
+
+    kinds = [one.event["type"] for one in events]
+    assert kinds.count("input_request") == 4
+    assert kinds.count("result") == 1
+    assert kinds[-1] == "complete"
+
+
 @pytest.mark.parametrize("display_id", ["5", "'x'.repeat(1e6)", "{}"])
 def test_a_place_may_be_called_anything(api: Client, box: str, display_id: str) -> None:
     code = f"display(1, {{displayId: {display_id}, update: 'yes'}})"

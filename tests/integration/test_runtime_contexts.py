@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import httpx
+import msgspec
 import pytest
 
 from sandbox_runtime.protocol.codec import encode
@@ -104,6 +105,15 @@ def test_more_contexts_than_there_may_be_are_refused(
     assert refused == (429, "too_many_contexts")
 
 
+def test_a_text_about_the_end_of_a_kernel_does_not_end_it(runtime: RunningRuntime) -> None:
+    context = CodeContext(id="asked", language="python", cwd=str(runtime.workspace))
+    runtime.code("x = 5", context)
+    runtime.code("exit??", context)
+
+    assert runtime.code("print(x)", context).stdout == "5\n"
+    runtime.client.end_context(context.id)
+
+
 def test_a_context_takes_the_spare_kernel_and_another_one_follows(runtime: RunningRuntime) -> None:
     runtime.client.have_spares(["python"])
     (spare,) = kernels(runtime)
@@ -196,6 +206,34 @@ def test_a_kernel_spec_is_a_language(with_spec: RunningRuntime, name: str) -> No
     assert many.stdout.split() == [str(number) for number in range(20_000)]
     assert asked.error.code == "timed_out"
     assert with_spec.code("1", context).start.session_restarted is False
+
+
+def test_a_spare_kernel_that_cannot_be_told_to_go_elsewhere_is_not_taken_there(
+    with_spec: RunningRuntime,
+) -> None:
+    with_spec.client.have_spares(["parsel"])
+    there = CodeContext(id="there", language="parsel", cwd="/")
+    here = CodeContext(id="here", language="parsel", cwd=str(with_spec.workspace))
+
+    assert with_spec.code("import os; os.getcwd()", there).results[0].text == "'/'"
+    assert with_spec.code("import os; os.getcwd()", here).results[0].text == repr(
+        str(with_spec.workspace)
+    )
+    with_spec.client.have_spares([])
+    for context in (here, there):
+        with_spec.client.end_context(context.id)
+
+
+def test_a_kernel_that_is_started_anew_has_the_variables_of_now(with_spec: RunningRuntime) -> None:
+    context = CodeContext(
+        id="anew", language="parsel", cwd=str(with_spec.workspace), env={"A": "1"}
+    )
+    with_spec.code("1", context)
+    with_spec.code("import os; os._exit(0)", context)
+    changed = msgspec.structs.replace(context, env={"A": "2"})
+
+    assert with_spec.code("import os; os.environ['A']", changed).results[0].text == "'2'"
+    with_spec.client.end_context(context.id)
 
 
 def test_a_language_that_no_spec_has_is_refused_with_those_that_are_there(

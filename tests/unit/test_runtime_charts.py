@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import struct
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -504,3 +505,18 @@ def test_views_that_share_their_rows_share_what_may_be_read_of_them() -> None:
     found = chart(ALTAIR_MIME, spec)
 
     assert len(found.charts) == MAX_FIGURE_ROWS // MAX_ROWS
+
+
+@pytest.mark.parametrize("key", ["hconcat", "layer"])
+def test_views_without_end_take_no_more_than_the_figure_itself(key: str) -> None:
+    figure = msgspec.Raw(b'{"%s":[%s]}' % (key.encode(), b",".join([b"{}"] * 150_000)))
+
+    tracemalloc.start()
+    try:
+        chart_from({"application/vnd.vegalite.v5+json": figure})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    # The figure as Python has it: a dictionary and its place in a list for each view.
+    assert peak < 150_000 * 100
